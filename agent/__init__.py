@@ -1,0 +1,1 @@
+"""The capture pipeline: source, decode, attribute, aggregate, snapshot."""

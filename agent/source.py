@@ -1,0 +1,218 @@
+"""Reads the kernel's books and events through the pins. The I/O end of the pipeline: bytes out, nothing decoded.
+
+Generations. The programs add to the inner map that the arrays `edges` and `latencies` point at. A drain sets the other
+one, reads the quiet one, hands it to the caller and only then empties it. The number of the current generation is in the
+pinned map `control`, so that an agent that was killed anywhere in between finds out what its predecessor had done:
+
+    1. control = E + 1                  intent
+    2. arrays -> inner[(E + 1) & 1]     the kernel returns when no program uses the old one any more
+    3. read inner[E & 1]                generation E, complete
+    4. caller writes E to its journal   from here on E counts as booked
+    5. empty inner[E & 1]
+"""
+
+from __future__ import annotations
+
+import ctypes as ct
+import mmap
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sidelight.agent import bpf, layout
+from sidelight.agent.errors import BpfError, UnsupportedFeature
+from sidelight.agent.loader import Pins, Sizes, overflow_key
+
+_ZERO = struct.pack("<I", 0)
+RING_BUSY, RING_DISCARD, RING_HEADER = 1 << 31, 1 << 30, 8
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One drained generation: structured arrays of keys and values (dtypes of agent/layout.py)."""
+
+    number: int
+    edge_keys: np.ndarray
+    edge_values: np.ndarray
+    latency_keys: np.ndarray
+    latency_values: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCost:
+    """Run time and runs of one program since it was loaded; 0 unless kernel.bpf_stats_enabled=1."""
+
+    name: str
+    run_time_ns: int
+    run_count: int
+
+
+class EventRing:
+    """Consumer of a BPF ring buffer, mapped: polled, because a wake-up an event costs more than the event.
+
+    Layout: Documentation/bpf/ringbuf.rst; one page of consumer position, one of producer position, then the data twice.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.size = bpf.map_info(fd).entries
+        page = mmap.PAGESIZE
+        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._data = mmap.mmap(fd, page + 2 * self.size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._consumed = np.frombuffer(self._consumer, np.uint64, 1)
+        self._produced = np.frombuffer(self._data, np.uint64, 1)
+        self._offset = page
+
+    def fill(self) -> float:
+        """Share of the buffer that waits to be read."""
+        return float(self._produced[0] - self._consumed[0]) / self.size
+
+    def read(self, limit_bytes: int = 1 << 20) -> list[bytes]:
+        """The records waiting, in order, about `limit_bytes` of them at most."""
+        records: list[bytes] = []
+        position, end = int(self._consumed[0]), int(self._produced[0])
+        end = min(end, position + limit_bytes)
+        data, mask = self._data, self.size - 1
+        while position < end:
+            start = self._offset + (position & mask)
+            (header,) = struct.unpack_from("<I", data, start)
+            if header & RING_BUSY:
+                break  # reserved, not yet submitted: the next poll gets it
+            length = header & ~(RING_BUSY | RING_DISCARD)
+            if not header & RING_DISCARD:
+                records.append(data[start + RING_HEADER : start + RING_HEADER + length])
+            position += (length + RING_HEADER + 7) & ~7
+        self._consumed_store(position)
+        return records
+
+    def _consumed_store(self, position: int) -> None:
+        ct.c_uint64.from_buffer(self._consumer).value = position
+
+
+class Source:
+    """An instance's pinned maps, open. Raises UnsupportedFeature when the programs are not loaded."""
+
+    def __init__(self, pins: Pins, sizes: Sizes | None = None) -> None:
+        self.directory = find_maps(pins, sizes)
+        self.pins = pins
+        self._fds = {path.name: bpf.open_pin(path) for path in self.directory.iterdir()}
+        self.cpus = bpf.possible_cpus()
+        self.edge_capacity = bpf.map_info(self._fds["edges_a"]).entries
+        self.latency_capacity = bpf.map_info(self._fds["latencies_a"]).entries
+        self.ring = EventRing(self._fds["events"])
+        self.fill_edges = 0
+        self.fill_latencies = 0
+
+    # -- books ---------------------------------------------------------------------------------------------------
+
+    def generation(self) -> int:
+        raw = bpf.lookup(self._fds["control"], _ZERO, 8)
+        number: int = struct.unpack("<Q", raw or bytes(8))[0]
+        return number
+
+    def recover(self) -> Generation:
+        """What a predecessor may have left: the generation before the current one, perhaps empty.
+
+        The caller books it unless its journal says it did, then calls clear().
+        """
+        current = self.generation()
+        self._point(current)
+        return self._read(current - 1) if current else self._nothing()
+
+    def drain(self) -> Generation:
+        """Steps 1 to 3. The caller books the result, then calls clear()."""
+        current = self.generation()
+        bpf.update(self._fds["control"], _ZERO, struct.pack("<Q", current + 1))
+        self._point(current + 1)
+        return self._read(current)
+
+    def clear(self, generation: Generation) -> None:
+        """Step 5: empties the generation's maps, but for the overflow entries, which are zeroed."""
+        if generation.number < 0:
+            return
+        side = _side(generation.number)
+        for name, keys in (("edges", generation.edge_keys), ("latencies", generation.latency_keys)):
+            fd = self._fds[f"{name}_{side}"]
+            bpf.delete_all(fd, keys)
+            info = bpf.map_info(fd)
+            bpf.update(fd, overflow_key(info.key_bytes), bytes(info.value_bytes))
+
+    def _point(self, generation: int) -> None:
+        for outer in ("edges", "latencies"):
+            bpf.update(self._fds[outer], _ZERO, struct.pack("<I", self._fds[f"{outer}_{_side(generation)}"]))
+
+    def _read(self, generation: int) -> Generation:
+        side = _side(generation)
+        edge_keys, edge_values = bpf.lookup_all(
+            self._fds[f"edges_{side}"], layout.EDGE_KEY, layout.EDGE_VALUE, self.edge_capacity
+        )
+        latency_keys, latency_values = bpf.lookup_all(
+            self._fds[f"latencies_{side}"], layout.LATENCY_KEY, layout.LATENCY_VALUE, self.latency_capacity
+        )
+        self.fill_edges, self.fill_latencies = len(edge_keys), len(latency_keys)
+        return Generation(generation, edge_keys, edge_values, latency_keys, latency_values)
+
+    def _nothing(self) -> Generation:
+        return Generation(
+            -1,
+            np.zeros(0, layout.EDGE_KEY),
+            np.zeros(0, layout.EDGE_VALUE),
+            np.zeros(0, layout.LATENCY_KEY),
+            np.zeros(0, layout.LATENCY_VALUE),
+        )
+
+    # -- everything else -----------------------------------------------------------------------------------------
+
+    def counters(self) -> dict[str, int]:
+        """The kernel's counters since the maps were made, summed over CPUs."""
+        values = {}
+        for index, counter in enumerate(layout.counters()):
+            raw = bpf.lookup(self._fds["counters"], struct.pack("<I", index), 8 * self.cpus) or b""
+            values[counter.name] = sum(struct.unpack(f"<{len(raw) // 8}Q", raw))
+        return values
+
+    def settings(self) -> np.void:
+        raw = bpf.lookup(self._fds["settings"], _ZERO, layout.SETTINGS.itemsize) or bytes(layout.SETTINGS.itemsize)
+        found: np.void = np.frombuffer(raw, layout.SETTINGS)[0]
+        return found
+
+    def configure(self, settings: np.ndarray) -> None:
+        """Puts settings (one element of layout.SETTINGS) in force at once."""
+        bpf.update(self._fds["settings"], _ZERO, settings.tobytes())
+
+    def adopt(self, roles: dict[int, int]) -> None:
+        """Roles of sockets older than the programs, by cookie; as many as fit."""
+        for cookie, role in roles.items():
+            try:
+                bpf.update(self._fds["adopted_roles"], struct.pack("<Q", cookie), struct.pack("<B", role))
+            except BpfError:
+                return
+
+    def costs(self) -> list[ProgramCost]:
+        """Of the attached programs; those reached by tail call are part of their callers' figures."""
+        found = []
+        for link in sorted(self.pins.links.iterdir()):
+            program_fd = bpf.program_fd_by_id(bpf.link_program_id(bpf_open(link)))
+            info = bpf.program_info(program_fd)
+            found.append(ProgramCost(link.name, info.run_time_ns, info.run_count))
+        return found
+
+
+def bpf_open(path: Path) -> int:
+    return bpf.open_pin(path)
+
+
+def _side(generation: int) -> str:
+    return "ab"[generation & 1]
+
+
+def find_maps(pins: Pins, sizes: Sizes | None) -> Path:
+    """The directory of maps this version can read. Raises UnsupportedFeature when there is none."""
+    if sizes is not None:
+        wanted = pins.maps(sizes)
+        if wanted.is_dir():
+            return wanted
+    for path in sorted(pins.root.glob(f"maps-{layout.layout_hash()}-*")):
+        return path
+    raise UnsupportedFeature(f"no programs of this version are loaded for instance {pins.root.name}")

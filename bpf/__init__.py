@@ -1,0 +1,1 @@
+"""The C programs, shipped as data: agent/compiler.py reads them."""

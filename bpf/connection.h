@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What is remembered about a socket, in socket storage: freed with the socket, no map to fill.
+ *
+ * Who writes what: egress runs and sock_ops callbacks hold the socket's lock; ingress runs do not. So the fields of
+ * direction RX are written by ingress runs only and those of TX by egress runs only, but for the callbacks of
+ * establishment and of the end. Two ingress runs of one socket can meet on two CPUs: http_stream.busy.
+ */
+#ifndef SIDELIGHT_CONNECTION_H
+#define SIDELIGHT_CONNECTION_H
+
+#include "types.h"
+
+#define RX 0
+#define TX 1
+
+enum l7 {
+	L7_UNKNOWN = 0, /* no payload yet */
+	L7_HTTP = 1,	/* begins like HTTP/1; confirmed by http_connection.confirmed */
+	L7_OPAQUE = 2,
+	L7_TLS = 3, /* the ClientHello is being passed to the agent */
+};
+
+enum connection_flags {
+	CONN_ADOPTED = 1,
+	CONN_ATTEMPTED = 2,  /* the SYN was counted */
+	CONN_OPENED = 4,     /* established */
+	CONN_CLOSED = 8,     /* the end was counted */
+	CONN_RELEASED = 16,  /* the application closed it */
+	CONN_TIMED_OUT = 32, /* the kernel gave up retransmitting */
+	CONN_ROLE_GUESSED = 64,
+	CONN_OPEN_PENDING = 128, /* established, cgroup not yet known */
+};
+
+/* Written by packets in either direction, hence apart from `flags`. */
+enum packet_flags { SAW_FIN = 1, SAW_RST = 2 };
+
+struct direction {
+	u32 end;  /* highest sequence number seen, exclusive */
+	u8 known; /* `end` is set */
+	u8 packets;
+	u16 pad;
+	u64 bytes;   /* of the stream: each byte once */
+	u64 flushed; /* of them already in the edge */
+};
+
+struct connection {
+	struct edge_key key;
+	struct direction dir[2];
+	u64 started_ns;	    /* SYN sent, or first met */
+	u64 established_ns;
+	u64 rtt_sampled_ns;
+	u32 tx_segments_flushed, rx_segments_flushed, retransmits_flushed;
+	u16 local_port, remote_port;
+	u8 local[16];
+	u8 flags;
+	u8 l7;
+	u8 first_closer; /* 1 + close_reason of the side whose FIN came first */
+	u8 hello_events; /* ClientHello segments passed on */
+	u32 hello_left;	 /* bytes of the ClientHello's record still to come */
+};
+
+enum http_state {
+	HTTP_START = 0,	     /* between messages */
+	HTTP_START_LINE = 1, /* within the first line */
+	HTTP_HEADERS = 2,
+	HTTP_BODY = 3, /* `remaining` bytes */
+	HTTP_CHUNK_SIZE = 4,
+	HTTP_CHUNK_DATA = 5, /* `remaining` bytes, the CRLF included */
+	HTTP_TRAILERS = 6,
+	HTTP_UNTIL_CLOSE = 7,
+	HTTP_TUNNEL = 8, /* request side after CONNECT, until the answer says */
+	HTTP_RESYNC = 9, /* framing unknown: wait for a segment that begins with a head */
+	HTTP_DEAD = 10,	 /* opaque from here on */
+};
+
+enum http_flags {
+	HTTP_SKIP_LINE = 1, /* the line's start was dealt with, its end is still to come */
+	HTTP_CHUNKED = 2,
+	HTTP_LENGTH = 4,
+	HTTP_BAD = 8, /* framing fields contradict each other */
+	HTTP_CODED = 16, /* transfer-encoding whose last coding is not chunked */
+	HTTP_PUSHED = 32, /* this request has its place in the pipeline */
+	HTTP_RESYNCING = 64,
+};
+
+/* One direction of an HTTP connection: a pull parser over windows of the stream. */
+struct http_stream {
+	u8 window[HEAD_WINDOW]; /* unfinished line; first, so that slack follows it */
+	u64 remaining;
+	u64 length;
+	u64 started_ns;
+	u64 body_bytes;
+	u64 body_flushed;
+	u32 next;	  /* sequence number of the next byte to parse */
+	u32 started_seq;
+	u32 offset, left; /* rest of the segment at hand, in the skb */
+	u16 have;	  /* bytes in `window` */
+	u16 status;
+	u8 state;
+	u8 flags;
+	u8 method;
+	u8 slot; /* source of the bytes at hand: 0 the skb, else 1 + reorder slot */
+	u32 busy;
+	u16 stashed; /* segments kept in the reorder storage */
+	u8 flush;    /* the segment at hand asks for the books to be brought up to date */
+	u8 request;  /* this is the direction of requests */
+	u16 length_at; /* Content-Length's value in the window, this step; 0: none */
+	u8 pad[6];
+};
+
+struct http_request {
+	u64 started_ns;
+	u32 seq;
+	u8 method;
+	u8 flags; /* REQUEST_* */
+	u16 pad;
+};
+
+#define REQUEST_HEAD_COMPLETE 1
+
+struct http_text {
+	u32 number; /* of the request, 1 + its index */
+	u16 length;
+	u8 truncated, pad;
+	u8 text[TEXT_BYTES];
+	u8 host[HOST_BYTES];
+	u8 traceparent[TRACEPARENT_BYTES];
+};
+
+#define HTTP_TEXTS 2 /* a deeper pipeline's requests have no text in their events */
+
+struct http_connection {
+	struct http_stream streams[2]; /* RX, TX */
+	struct http_request requests[HTTP_PIPELINE];
+	struct http_text texts[HTTP_TEXTS];
+	u32 head; /* requests pushed; written by the request side */
+	u32 tail; /* requests answered; written by the response side */
+	u32 untimed_head, untimed_tail; /* the same beyond HTTP_PIPELINE */
+	u8 confirmed;
+	u8 opaque; /* upgraded or tunnelled */
+	u8 tunnel_refused;
+	u8 pad;
+};
+
+/* Segments met before the bytes in front of them. */
+#define REORDER_SLOTS 32
+#define REORDER_BYTES 6144
+#define REORDER_SEGMENT 2048 /* most bytes kept of one */
+
+struct reorder_slot {
+	u32 seq;
+	u32 length; /* of the segment; 0: free */
+	u16 offset; /* in `data` */
+	u16 kept;   /* bytes kept, from the start */
+};
+
+struct reorder {
+	u8 data[REORDER_BYTES + REORDER_SEGMENT];
+	struct reorder_slot slots[REORDER_SLOTS];
+	u32 filled; /* bytes of `data` */
+	u32 used;   /* slots */
+};
+
+#define DNS_PENDING 8
+
+struct dns_query {
+	u64 started_ns;
+	u16 id;
+	u8 used;
+	u8 type;
+	u32 pad;
+};
+
+struct dns_socket {
+	struct dns_query queries[DNS_PENDING];
+	u32 next;
+	u32 pad;
+};
+
+struct handshake_key {
+	u32 sequence;
+	u16 client_port;
+	u8 from; /* enum role of the sender */
+	u8 pad;
+};
+
+struct handoff {
+	u32 sequence; /* of the payload's first byte */
+	u32 acknowledged;
+	u32 length;
+	u16 remote_port, local_port;
+	u32 kept;
+	u32 pad;
+	u8 data[REORDER_SEGMENT];
+};
+
+struct latency_bounds {
+	u64 ns[128]; /* upper bounds, inclusive, ascending; past the last: all ones */
+};
+
+enum token_class { TOKENS_ORDINARY = 0, TOKENS_PRIORITY = 1, TOKENS_CONNECTION = 2, TOKENS_PAYLOAD = 3 };
+
+struct token_bucket {
+	u64 filled_ns;
+	u64 tokens_ns; /* credit, in ns: an event costs 1e9 / rate */
+};
+
+struct token_buckets {
+	struct token_bucket of[4];
+};
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Counters and the books: everything that adds to a map the agent drains. */
+#ifndef SIDELIGHT_EDGE_H
+#define SIDELIGHT_EDGE_H
+
+#include "counters.h"
+#include "maps.h"
+
+static __always_inline void count(u32 which)
+{
+	u64 *value = counters.lookup(&which);
+
+	/* Atomic although per CPU: an egress run in process context can be interrupted by another run. */
+	if (value)
+		__sync_fetch_and_add(value, 1);
+}
+
+static __always_inline void count_many(u32 which, u64 n)
+{
+	u64 *value = counters.lookup(&which);
+
+	if (value)
+		__sync_fetch_and_add(value, n);
+}
+
+#define COUNT(name) count(COUNTER_##name)
+
+/*
+ * Makes 1 <= size <= mask plain to the verifier of any kernel: the compiler would turn a comparison into arithmetic
+ * that older ones cannot follow. The caller has made sure that it holds; `size` is a u64.
+ */
+#define BOUND_SIZE(size, mask) asm volatile("%0 &= " #mask "\n\tif %0 s> 0 goto +1\n\t%0 = 1" : "+r"(size))
+
+static __always_inline struct settings *current_settings(void)
+{
+	u32 zero = 0;
+
+	return settings.lookup(&zero);
+}
+
+/* The edge's value in the current generation, made when missing; the overflow edge's when the map is full. */
+static __always_inline struct edge_value *edge_get(struct edge_key *key)
+{
+	struct edge_key overflow = {.role = ROLE_OVERFLOW};
+	struct edge_value *value, *fresh;
+	u32 zero = 0;
+	void *current = edges.lookup(&zero);
+
+	if (!current) {
+		COUNT(lost_edge_no_map);
+		return 0;
+	}
+	value = bpf_map_lookup_elem(current, key);
+	if (value)
+		return value;
+	fresh = zero_edge.lookup(&zero);
+	if (!fresh)
+		return 0;
+	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
+	value = bpf_map_lookup_elem(current, key);
+	if (value)
+		return value;
+	COUNT(lost_edge_map_full);
+	value = bpf_map_lookup_elem(current, &overflow);
+	if (!value)
+		COUNT(lost_edge_no_map);
+	return value;
+}
+
+#define EDGE_ADD(value, field, n) __sync_fetch_and_add(&(value)->field, (n))
+
+static __always_inline struct latency_value *latency_get(struct latency_key *key)
+{
+	struct latency_key overflow = {.edge = {.role = ROLE_OVERFLOW}};
+	struct latency_value *value, *fresh;
+	u32 zero = 0;
+	void *current = latencies.lookup(&zero);
+
+	if (!current) {
+		COUNT(lost_edge_no_map);
+		return 0;
+	}
+	value = bpf_map_lookup_elem(current, key);
+	if (value)
+		return value;
+	fresh = zero_latency.lookup(&zero);
+	if (!fresh)
+		return 0;
+	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
+	value = bpf_map_lookup_elem(current, key);
+	if (value)
+		return value;
+	COUNT(lost_latency_map_full);
+	value = bpf_map_lookup_elem(current, &overflow);
+	if (!value)
+		COUNT(lost_edge_no_map);
+	return value;
+}
+
+/* Index of the first bound not below `ns`: seven halvings of the 128 bounds. */
+static __always_inline u32 latency_bucket(u64 ns)
+{
+	struct latency_bounds *table;
+	u32 zero = 0, low = 0;
+
+	table = bounds.lookup(&zero);
+	if (!table)
+		return LATENCY_BUCKETS - 1;
+#pragma unroll
+	for (u32 half = 64; half > 0; half >>= 1)
+		if (ns > table->ns[(low + half - 1) & 127])
+			low += half;
+	return low < LATENCY_BUCKETS ? low : LATENCY_BUCKETS - 1;
+}
+
+static __always_inline void latency_record(struct latency_key *key, u64 ns, bool timed)
+{
+	struct latency_value *value = latency_get(key);
+	u32 bucket;
+
+	if (!value)
+		return;
+	if (!timed) {
+		__sync_fetch_and_add(&value->untimed, 1);
+		return;
+	}
+	bucket = latency_bucket(ns);
+	if (bucket < LATENCY_BUCKETS)
+		__sync_fetch_and_add(&value->buckets[bucket], 1);
+	__sync_fetch_and_add(&value->sum_ns, ns);
+}
+
+static __always_inline void latency_tcp(struct edge_key *edge, u8 protocol, u64 ns)
+{
+	struct latency_key key = {.edge = *edge, .protocol = protocol};
+
+	latency_record(&key, ns, true);
+}
+
+#endif

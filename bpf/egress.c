@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Packets that the cgroup's sockets send, behind netfilter's output hook, retransmissions included. */
+#include "dns.h"
+
+int egress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct packet p = {};
+	enum next next;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || !packet_read(skb, &p))
+		return PASS;
+	if (p.protocol == IPPROTO_UDP_) {
+		if (p.destination == DNS_PORT)
+			dns_packet(skb, sk, &p, TX);
+		return PASS;
+	}
+	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return PASS; /* a bare ACK: nothing to learn */
+	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
+		handshake_remember(sk, p.seq, p.destination, ROLE_SERVER);
+		return PASS;
+	}
+	next = tcp_packet(skb, sk, &p, TX);
+	if (next == NEXT_PARSE) {
+		egress_next.call(skb, NEXT_PARSE);
+		tcp_packet_cut(sk, TX);
+	} else if (next == NEXT_CLOSE) {
+		egress_next.call(skb, NEXT_CLOSE);
+	}
+	return PASS;
+}
+
+int egress_continue(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return PASS;
+	if (tcp_packet_next(skb, sk, TX)) {
+		egress_next.call(skb, NEXT_PARSE);
+		tcp_packet_cut(sk, TX);
+	}
+	return PASS;
+}
+
+int egress_close(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (sk && tcp_close_next(skb, sk))
+		egress_next.call(skb, NEXT_CLOSE);
+	return PASS;
+}

@@ -1,0 +1,816 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * HTTP/1.0 and 1.1 (RFC 9112) from packets.
+ *
+ * Each direction is a pull parser. Its input is a contiguous window: the unfinished line kept from before, then new
+ * bytes. A step deals with at most one window and ends at the latest behind a head, a chunk size or a body; the
+ * programs tail-call themselves for the next step, so the verifier sees one. Bodies of known length are skipped, not
+ * looked at; that also carries the parser over gaps within them.
+ *
+ *   START -> START_LINE -> HEADERS -> BODY | CHUNK_SIZE <-> CHUNK_DATA, TRAILERS | UNTIL_CLOSE | TUNNEL -> START
+ *
+ * What cannot be decided goes to RESYNC (counted), where only a segment that begins with a head is believed.
+ */
+#ifndef SIDELIGHT_HTTP_H
+#define SIDELIGHT_HTTP_H
+
+#include "events.h"
+
+#define HTTP_SCAN_STEPS 40 /* words and lines looked at in a step: 32 pass over a window without a newline */
+#define KEPT_TAIL 16	   /* of a line longer than the window: enough for " HTTP/1.1\r" */
+#define CASE_BITS 0x2020202020202020ULL
+#define EVERY_BYTE 0x0101010101010101ULL
+
+/* Little-endian words of eight characters, lower case. */
+#define WORD(a, b, c, d, e, f, g, h)                                                                                   \
+	((u64)(a) | (u64)(b) << 8 | (u64)(c) << 16 | (u64)(d) << 24 | (u64)(e) << 32 | (u64)(f) << 40 |                \
+	 (u64)(g) << 48 | (u64)(h) << 56)
+#define WORD_CONTENT WORD('c', 'o', 'n', 't', 'e', 'n', 't', '-')
+#define WORD_LENGTH WORD('l', 'e', 'n', 'g', 't', 'h', ':', 0)
+#define WORD_TRANSFER WORD('t', 'r', 'a', 'n', 's', 'f', 'e', 'r')
+#define WORD_ENCODING WORD('-', 'e', 'n', 'c', 'o', 'd', 'i', 'n')
+#define WORD_TRACEPAR WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')
+#define WORD_ENT WORD('e', 'n', 't', ':', 0, 0, 0, 0)
+#define WORD_HOST WORD('h', 'o', 's', 't', ':', 0, 0, 0)
+#define WORD_CHUNKED WORD('c', 'h', 'u', 'n', 'k', 'e', 'd', 0)
+#define WORD_HTTP_1 WORD('H', 'T', 'T', 'P', '/', '1', '.', 0)
+#define WORD_PRI WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T')
+#define LOW(n) ((1ULL << ((n) * 8)) - 1) /* the first n characters */
+
+/* Read afresh each time: values kept in registers would multiply the verifier's states by the turns of a loop. */
+#define HAVE(s) (*(volatile u16 *)&(s)->have)
+#define REQUEST(s) (*(volatile u8 *)&(s)->request)
+
+enum http_stop {
+	STOP_NONE = 0,
+	STOP_EMPTY_LINE = 1, /* before a start line */
+	STOP_BAD_START = 2,
+	STOP_HEAD = 3, /* the head or the trailers are complete */
+	STOP_CHUNK = 4,
+};
+
+static __always_inline u64 load8(const u8 *p)
+{
+	return *(const u64 *)p;
+}
+
+/* An index into the window, in a way that no compiler optimizes away before the verifier has seen it. */
+static __always_inline u64 at(u64 index)
+{
+	asm volatile("%0 &= 255" : "+r"(index));
+	return index;
+}
+
+/* High bit set in each byte of `w` equal to `c`; bytes above the first match may be wrong. */
+static __always_inline u64 match_byte(u64 w, u8 c)
+{
+	w ^= EVERY_BYTE * c;
+	return (w - EVERY_BYTE) & ~w & (EVERY_BYTE << 7);
+}
+
+/* Index of the lowest byte set in a result of match_byte(), which is not zero. */
+static __always_inline u32 lowest_byte(u64 t)
+{
+	return (((((t & -t) >> 7) - 1) & EVERY_BYTE) * EVERY_BYTE) >> 56;
+}
+
+static __always_inline u8 http_method(u64 w)
+{
+	if ((w & LOW(4)) == WORD('G', 'E', 'T', ' ', 0, 0, 0, 0))
+		return METHOD_GET;
+	if ((w & LOW(5)) == WORD('P', 'O', 'S', 'T', ' ', 0, 0, 0))
+		return METHOD_POST;
+	if ((w & LOW(5)) == WORD('H', 'E', 'A', 'D', ' ', 0, 0, 0))
+		return METHOD_HEAD;
+	if ((w & LOW(4)) == WORD('P', 'U', 'T', ' ', 0, 0, 0, 0))
+		return METHOD_PUT;
+	if ((w & LOW(7)) == WORD('D', 'E', 'L', 'E', 'T', 'E', ' ', 0))
+		return METHOD_DELETE;
+	if (w == WORD('C', 'O', 'N', 'N', 'E', 'C', 'T', ' '))
+		return METHOD_CONNECT;
+	if (w == WORD('O', 'P', 'T', 'I', 'O', 'N', 'S', ' '))
+		return METHOD_OPTIONS;
+	if ((w & LOW(6)) == WORD('T', 'R', 'A', 'C', 'E', ' ', 0, 0))
+		return METHOD_TRACE;
+	if ((w & LOW(6)) == WORD('P', 'A', 'T', 'C', 'H', ' ', 0, 0))
+		return METHOD_PATCH;
+	return METHOD_OTHER;
+}
+
+/* Could a connection that begins with this byte be HTTP? Methods are letters; servers skip a leading CRLF. */
+static __always_inline bool http_first_byte(u8 c)
+{
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '\r' || c == '\n';
+}
+
+static __always_inline bool http_is_request(const struct connection *c, int dir)
+{
+	return (c->key.role == ROLE_CLIENT) == (dir == TX);
+}
+
+static __always_inline struct http_text *http_text_of(struct http_connection *h, u32 index)
+{
+	return &h->texts[index & (HTTP_TEXTS - 1)];
+}
+
+/* A new request: its place in the pipeline. Beyond its depth requests are only counted, in order. */
+static __always_inline void http_push(struct http_connection *h, struct http_stream *s)
+{
+	struct http_request *r;
+
+	if (h->head - h->tail >= HTTP_PIPELINE || h->untimed_head != h->untimed_tail) {
+		h->untimed_head++;
+		return;
+	}
+	r = &h->requests[h->head & (HTTP_PIPELINE - 1)];
+	r->started_ns = s->started_ns;
+	r->seq = s->started_seq;
+	r->method = METHOD_OTHER;
+	r->flags = 0;
+	http_text_of(h, h->head)->number = 0;
+	s->flags |= HTTP_PUSHED;
+	h->head++;
+}
+
+/* Keeps the start of the request's head for a later event. */
+static __always_inline void http_keep_text(struct http_connection *h, struct http_stream *s, u32 length)
+{
+	struct http_text *t = http_text_of(h, h->head - 1);
+
+	/* The slot may still serve a request that waits for its answer: the older one keeps it. */
+	if (t->number && (s32)(t->number - 1 - h->tail) >= 0 && t->number != h->head)
+		return;
+	t->number = h->head;
+	t->truncated = length > TEXT_BYTES;
+	t->length = length < TEXT_BYTES ? length : TEXT_BYTES;
+	t->host[0] = 0;
+	t->traceparent[0] = 0;
+#pragma unroll
+	for (int i = 0; i < TEXT_BYTES; i += 8)
+		*(u64 *)(t->text + i) = *(u64 *)(s->window + i);
+}
+
+static __always_inline bool http_request_settled(const struct http_connection *h, const struct http_stream *s)
+{
+	return !(s->flags & HTTP_PUSHED) || h->head == 0;
+}
+
+/* The request's first line is whole: `end` is the index of its newline. */
+static __always_inline bool http_start_line(struct connection *c, struct http_connection *h, struct http_stream *s,
+					    bool request, u32 end)
+{
+	struct settings *set;
+	u64 tail;
+
+	if (!request) {
+		u8 *d = s->window + 9;
+
+		if ((load8(s->window) & LOW(7)) != WORD_HTTP_1)
+			return false;
+		if ((u8)(d[0] - '0') > 9 || (u8)(d[1] - '0') > 9 || (u8)(d[2] - '0') > 9)
+			return false;
+		s->status = (d[0] - '0') * 100 + (d[1] - '0') * 10 + (d[2] - '0');
+		return true;
+	}
+	if (end < 9)
+		return false;
+	/* "HTTP/1.x" before CRLF or a bare LF */
+	tail = load8(s->window + at(end - 9));
+	if ((tail & LOW(7)) != WORD_HTTP_1 && (tail >> 8) != WORD_HTTP_1)
+		return false;
+	h->confirmed = 1;
+	s->status = 0;
+	if (http_request_settled(h, s))
+		return true;
+	if (!(s->flags & HTTP_SKIP_LINE)) {
+		s->method = http_method(load8(s->window));
+		set = current_settings();
+		if (set && set->head_text)
+			http_keep_text(h, s, end + 1);
+	}
+	h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].method = s->method;
+	return true;
+}
+
+/* Content-Length's value, in the window at `from`: digits after blanks. */
+static __always_inline void http_content_length(struct http_stream *s, u32 from)
+{
+	u64 value = 0;
+	u8 c = 0;
+	u32 i;
+
+	for (i = 0; i < 4; i++) {
+		c = s->window[at(from)];
+		if (c != ' ' && c != '\t')
+			break;
+		from++;
+	}
+	for (i = 0; i < 18; i++) {
+		c = s->window[at(from + i)];
+		if (c < '0' || c > '9')
+			break;
+		value = value * 10 + (c - '0');
+	}
+	/* the line's own newline ends the digits at the latest */
+	if (i == 0 || (c != '\r' && c != '\n' && c != ' ' && c != '\t') ||
+	    ((s->flags & HTTP_LENGTH) && s->length != value))
+		s->flags |= HTTP_BAD;
+	s->flags |= HTTP_LENGTH;
+	s->length = value;
+}
+
+/* One header line, window[line..end), the newline at `end`. */
+static __always_inline void http_header(struct http_connection *h, struct http_stream *s, bool request, u32 line,
+					u32 end)
+{
+	u64 w = load8(s->window + at(line)) | CASE_BITS;
+	u64 next = load8(s->window + at(line + 8)) | CASE_BITS;
+
+	if (w == WORD_CONTENT) {
+		if ((next & LOW(7)) == (WORD_LENGTH | (CASE_BITS & LOW(7)))) {
+			if (s->length_at)
+				s->flags |= HTTP_BAD; /* twice in one window: not worth comparing */
+			s->length_at = line + 15;
+		}
+		return;
+	}
+	if (w == WORD_TRANSFER) {
+		u64 last;
+
+		if (next != (WORD_ENCODING | CASE_BITS) || end < 9)
+			return;
+		last = load8(s->window + at(end - 8)) | CASE_BITS;
+		if ((last & LOW(7)) == WORD_CHUNKED || last >> 8 == WORD_CHUNKED)
+			s->flags = (s->flags & ~HTTP_CODED) | HTTP_CHUNKED;
+		else
+			s->flags |= HTTP_CODED;
+		return;
+	}
+	if (!request)
+		return;
+	if ((w & LOW(5)) == (WORD_HOST | (CASE_BITS & LOW(5)))) {
+		struct http_text *t = http_text_of(h, h->head - 1);
+		u8 *from = s->window + at(line + 5);
+
+		if (t->number != h->head)
+			return;
+		for (int i = 0; i < HOST_BYTES; i += 8)
+			*(u64 *)(t->host + i) = load8(from + i);
+		/* the value ends where the line does */
+		if (end - line - 5 < HOST_BYTES)
+			t->host[(end - line - 5) & (HOST_BYTES - 1)] = 0;
+		return;
+	}
+	if (w == WORD_TRACEPAR && (next & LOW(4)) == (WORD_ENT | (CASE_BITS & LOW(4)))) {
+		struct http_text *t = http_text_of(h, h->head - 1);
+		u32 from = line + 12;
+
+		if (s->window[at(from)] == ' ')
+			from++;
+		if (t->number != h->head || end < from + 55)
+			return;
+		for (int i = 0; i < TRACEPARENT_BYTES; i += 8)
+			*(u64 *)(t->traceparent + i) = load8(s->window + at(from) + i);
+		t->traceparent[TRACEPARENT_BYTES - 1] = 0;
+	}
+}
+
+static __always_inline void http_event(void *ctx, struct connection *c, struct http_request *r, struct http_text *t,
+				       u32 number, u16 status, u64 now, u64 duration_ns, u32 response_seq, u8 reason)
+{
+	struct settings *set = current_settings();
+	struct request_event *e;
+	u8 flags = 0;
+	bool traced;
+
+	if (!set)
+		return;
+	traced = t->number == number && t->traceparent[0];
+	if (traced && (t->traceparent[54] & 1) && t->traceparent[54] != 'a' && t->traceparent[54] != 'c' &&
+	    t->traceparent[54] != 'e')
+		flags |= EVENT_TRACE_SAMPLED;
+	if (traced && (t->traceparent[54] == 'b' || t->traceparent[54] == 'd' || t->traceparent[54] == 'f'))
+		flags |= EVENT_TRACE_SAMPLED;
+	if (set->slow_ns && duration_ns >= set->slow_ns)
+		flags |= EVENT_SLOW;
+	if (status == 0)
+		flags |= EVENT_UNANSWERED;
+	if (flags || status >= 500) {
+		if (!event_allowed(set, TOKENS_PRIORITY, set->priority_rate, now))
+			return;
+	} else {
+		if (set->sample_period != 1 &&
+		    (set->sample_period == 0 || bpf_get_prandom_u32() % set->sample_period)) {
+			COUNT(seen_events);
+			COUNT(lost_event_sampled_out);
+			return;
+		}
+		if (!event_allowed(set, TOKENS_ORDINARY, set->ordinary_rate, now))
+			return;
+	}
+	e = events.ringbuf_reserve(sizeof(*e));
+	if (!e) {
+		COUNT(lost_event_ring_full);
+		return;
+	}
+	event_fill(&e->event, c, EVENT_REQUEST, now, bpf_get_socket_cookie(ctx));
+	e->event.flags |= flags;
+	e->event.reason = reason;
+	e->event.method = r->method;
+	e->event.status = status;
+	e->event.duration_ns = duration_ns;
+	e->event.request_seq = r->seq;
+	e->event.response_seq = response_seq;
+	if (t->number == number) {
+		if (t->truncated)
+			e->event.flags |= EVENT_TEXT_TRUNCATED;
+		e->event.text_length = t->length;
+		__builtin_memcpy(e->text, t->text, TEXT_BYTES);
+		__builtin_memcpy(e->host, t->host, HOST_BYTES);
+		__builtin_memcpy(e->traceparent, t->traceparent, TRACEPARENT_BYTES);
+	} else {
+		e->event.flags |= EVENT_TEXT_TRUNCATED;
+		e->text[0] = 0;
+		e->host[0] = 0;
+		e->traceparent[0] = 0;
+	}
+	events.ringbuf_submit(e, NO_WAKEUP);
+	COUNT(sent_events);
+}
+
+/* Books one request: answered with `status`, or 0 when its connection ended first. */
+static __always_inline void http_book(void *ctx, struct connection *c, struct http_connection *h, u32 index,
+				      u16 status, u64 now, u64 answered_ns, u32 response_seq, u8 reason)
+{
+	struct http_request *r = &h->requests[index & (HTTP_PIPELINE - 1)];
+	struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1};
+	u64 duration = answered_ns > r->started_ns ? answered_ns - r->started_ns : 0;
+
+	key.method = r->method;
+	key.status = status;
+	latency_record(&key, duration, true);
+	http_event(ctx, c, r, http_text_of(h, index), index + 1, status, now, duration, response_seq, reason);
+}
+
+static __always_inline void http_lose_sync(struct http_connection *h, struct http_stream *s, bool request)
+{
+	COUNT(lost_http_sync);
+	if (!request) {
+		u32 waiting = h->head - h->tail;
+
+		if (waiting && waiting <= HTTP_PIPELINE)
+			count_many(COUNTER_lost_http_sync_requests, waiting);
+		h->tail = h->head;
+		h->untimed_tail = h->untimed_head;
+	}
+	s->state = HTTP_RESYNC;
+	s->have = 0;
+	s->left = 0;
+}
+
+/* RFC 9112, 6.3: what follows the head that has just ended. */
+static __always_inline void http_request_head(struct http_connection *h, struct http_stream *s)
+{
+	if (s->flags & HTTP_PUSHED) {
+		struct http_request *r = &h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)];
+
+		if (!(r->flags & REQUEST_HEAD_COMPLETE)) {
+			r->flags |= REQUEST_HEAD_COMPLETE;
+			COUNT(seen_requests);
+		}
+	} else {
+		COUNT(seen_requests);
+	}
+	if (s->flags & HTTP_CHUNKED) {
+		s->state = HTTP_CHUNK_SIZE;
+	} else if (s->flags & (HTTP_CODED | HTTP_BAD)) {
+		COUNT(http_bad_framing);
+		s->state = HTTP_RESYNC;
+		s->left = 0;
+	} else if (s->method == METHOD_CONNECT && (s->flags & HTTP_PUSHED)) {
+		h->tunnel_refused = 0;
+		s->state = HTTP_TUNNEL;
+	} else if (s->flags & HTTP_LENGTH && s->length) {
+		s->remaining = s->length;
+		s->state = HTTP_BODY;
+	} else {
+		s->state = HTTP_START;
+	}
+}
+
+static __always_inline void http_response_head(void *ctx, struct connection *c, struct http_connection *h,
+					       struct http_stream *s)
+{
+	u8 method = METHOD_OTHER;
+	u16 status = s->status;
+	u64 now;
+
+	if (status < 200 && status != 101) { /* interim: the final response is still to come */
+		s->state = HTTP_START;
+		return;
+	}
+	h->confirmed = 1;
+	now = bpf_ktime_get_ns();
+	if (h->tail != h->head) {
+		struct http_request *r = &h->requests[h->tail & (HTTP_PIPELINE - 1)];
+
+		method = r->method;
+		if (!(r->flags & REQUEST_HEAD_COMPLETE)) {
+			r->flags |= REQUEST_HEAD_COMPLETE;
+			COUNT(seen_requests);
+		}
+		COUNT(seen_responses);
+		http_book(ctx, c, h, h->tail, status, now, s->started_ns, s->started_seq, 0);
+		h->tail++;
+	} else if (h->untimed_tail != h->untimed_head) {
+		struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1, .status = status};
+
+		h->untimed_tail++;
+		COUNT(seen_responses);
+		COUNT(http_untimed);
+		latency_record(&key, 0, false);
+	} else {
+		COUNT(http_unmatched_response);
+	}
+	if (status == 101 || (method == METHOD_CONNECT && status >= 200 && status < 300)) {
+		h->opaque = 1;
+		s->state = HTTP_DEAD;
+		return;
+	}
+	if (method == METHOD_CONNECT)
+		h->tunnel_refused = 1;
+	if (method == METHOD_HEAD || status == 204 || status == 304) {
+		s->state = HTTP_START;
+	} else if (s->flags & HTTP_CHUNKED) {
+		s->state = HTTP_CHUNK_SIZE;
+	} else if (s->flags & HTTP_BAD) {
+		COUNT(http_bad_framing);
+		s->state = HTTP_RESYNC;
+		s->left = 0;
+	} else if ((s->flags & HTTP_LENGTH) && !(s->flags & HTTP_CODED)) {
+		s->remaining = s->length;
+		s->state = s->length ? HTTP_BODY : HTTP_START;
+	} else {
+		s->state = HTTP_UNTIL_CLOSE;
+	}
+}
+
+/* A chunk-size line (RFC 9112, 7.1) of window[0..end); false when it is none. */
+static __always_inline bool http_chunk_size(struct http_stream *s, u32 end)
+{
+	u64 size = 0;
+	u32 digits = 0;
+
+	for (u32 i = 0; i < 17; i++) {
+		u8 c;
+
+		if (i >= end)
+			break;
+		c = s->window[at(i)];
+		if (c >= '0' && c <= '9')
+			c -= '0';
+		else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
+			c = (c | 0x20) - 'a' + 10;
+		else
+			break;
+		size = size << 4 | c;
+		digits++;
+	}
+	if (!digits || digits > 15)
+		return false;
+	if (size == 0) {
+		s->state = HTTP_TRAILERS;
+		return true;
+	}
+	s->remaining = size + 2;
+	s->state = HTTP_CHUNK_DATA;
+	return true;
+}
+
+/*
+ * Passes over body bytes. Body bytes proper are booked, chunk framing is not.
+ */
+static __always_inline void http_skip_body(struct http_stream *s)
+{
+	u32 n = s->left;
+
+	if (s->state == HTTP_UNTIL_CLOSE) {
+		s->body_bytes += n;
+	} else {
+		u64 body = s->remaining;
+
+		if (n > s->remaining)
+			n = s->remaining;
+		if (s->state == HTTP_CHUNK_DATA) {
+			/* the last two bytes are CRLF */
+			u64 before = body > 2 ? body - 2 : 0, after = body - n > 2 ? body - n - 2 : 0;
+
+			s->body_bytes += before - after;
+		} else {
+			s->body_bytes += n;
+		}
+		s->remaining -= n;
+		if (s->remaining == 0)
+			s->state = s->state == HTTP_BODY ? HTTP_START : HTTP_CHUNK_SIZE;
+	}
+	s->offset += n;
+	s->left -= n;
+}
+
+static __always_inline bool http_in_body(const struct http_stream *s)
+{
+	return s->state == HTTP_BODY || s->state == HTTP_CHUNK_DATA || s->state == HTTP_UNTIL_CLOSE;
+}
+
+/* Fills the window from the skb (slot 0) or from a kept segment. Returns the bytes added, 0 on failure. */
+static __always_inline u32 http_fill(struct __sk_buff *skb, struct http_stream *s, struct reorder *kept)
+{
+	u64 have = at(s->have);
+	u64 n = HEAD_WINDOW - have;
+
+	if (n > s->left)
+		n = s->left;
+	if (s->slot == 0) {
+		if (!skb)
+			return 0;
+		/* at most HEAD_WINDOW - have, really; twice that stays within the connection's value */
+		BOUND_SIZE(n, 511);
+		if (bpf_skb_load_bytes(skb, s->offset, s->window + have, n)) {
+			COUNT(lost_payload_read);
+			return 0;
+		}
+	} else {
+		struct reorder_slot *slot;
+		u32 from;
+
+		if (!kept)
+			return 0;
+		slot = &kept->slots[(s->slot - 1) & (REORDER_SLOTS - 1)];
+		if (s->offset + n > slot->kept) {
+			if (s->offset >= slot->kept)
+				return 0;
+			n = slot->kept - s->offset;
+		}
+		from = (u32)slot->offset + s->offset;
+		if (from > REORDER_BYTES)
+			return 0;
+		/* reads up to seven bytes too many, all within `data`; never writes past the window's slack */
+		for (u32 i = 0; i < HEAD_WINDOW; i += 8) {
+			if (i >= n)
+				break;
+			*(u64 *)(s->window + ((have + i) & (2 * HEAD_WINDOW - 1))) = load8(kept->data + from + i);
+		}
+	}
+	s->have += n;
+	s->offset += n;
+	s->left -= n;
+	return n;
+}
+
+/* Begins a message with the byte at hand. */
+static __always_inline void http_begin(struct http_connection *h, struct http_stream *s, bool request)
+{
+	s->started_ns = bpf_ktime_get_ns();
+	s->started_seq = s->next - s->left;
+	s->flags &= HTTP_RESYNCING;
+	s->length = 0;
+	s->method = METHOD_OTHER;
+	s->have = 0;
+	s->state = HTTP_START_LINE;
+	if (request)
+		http_push(h, s);
+}
+
+/* The first line is none of HTTP/1. */
+static __always_inline void http_bad_start(struct connection *c, struct http_connection *h, struct http_stream *s,
+					   bool request)
+{
+	s->have = 0;
+	s->left = 0;
+	if (s->flags & HTTP_RESYNCING) {
+		s->state = HTTP_RESYNC;
+		if (request && (s->flags & HTTP_PUSHED) && h->head != h->tail)
+			h->head--;
+		return;
+	}
+	if (h->confirmed) {
+		/* A server answers 400 to such a line: the request stands, of unknown method. */
+		if (request) {
+			if (s->flags & HTTP_PUSHED) {
+				h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].flags |= REQUEST_HEAD_COMPLETE;
+				COUNT(seen_requests);
+			}
+			COUNT(http_bad_framing);
+			s->state = HTTP_RESYNC;
+		} else {
+			http_lose_sync(h, s, false);
+		}
+		return;
+	}
+	if (request) {
+		/* not known until the other side has spoken: "HTTP/1.1 400" would make it HTTP */
+		if ((load8(s->window)) == WORD_PRI) {
+			COUNT(seen_http2);
+			h->opaque = 1;
+			c->l7 = L7_OPAQUE;
+		}
+		s->state = HTTP_DEAD;
+		return;
+	}
+	COUNT(http_not_http);
+	h->opaque = 1;
+	s->state = HTTP_DEAD;
+	c->l7 = L7_OPAQUE;
+}
+
+/*
+ * One step over the bytes at hand (s->offset, s->left). True when another step is wanted for them.
+ */
+static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct connection *c,
+				      struct http_connection *h, struct http_stream *s, struct reorder *kept)
+{
+	u32 line = 0, position = 0, stop = STOP_NONE, end = 0;
+
+	if (h->opaque)
+		s->state = HTTP_DEAD;
+	if (s->state == HTTP_TUNNEL && h->tunnel_refused)
+		s->state = HTTP_START;
+	if (s->state == HTTP_DEAD || s->state == HTTP_TUNNEL) {
+		s->left = 0;
+		return false;
+	}
+	if (http_in_body(s))
+		http_skip_body(s);
+	if (s->left == 0)
+		return false;
+	if (s->state == HTTP_START)
+		http_begin(h, s, REQUEST(s));
+	if (!http_fill(skb, s, kept)) {
+		http_lose_sync(h, s, REQUEST(s));
+		return false;
+	}
+	s->length_at = 0;
+	for (int i = 0; i < HTTP_SCAN_STEPS; i++) {
+		u64 newline;
+
+		if (position >= HAVE(s) || position >= HEAD_WINDOW)
+			break;
+		position = at(position); /* one range for every turn: the verifier can compare them */
+		newline = match_byte(load8(s->window + at(position)), '\n');
+		if (!newline) {
+			position += 8;
+			continue;
+		}
+		end = position + lowest_byte(newline);
+		if (end >= HAVE(s) || end >= HEAD_WINDOW) {
+			position = HEAD_WINDOW;
+			break;
+		}
+		position = end + 1;
+		if (s->state == HTTP_HEADERS || s->state == HTTP_TRAILERS) {
+			if (s->flags & HTTP_SKIP_LINE) {
+				s->flags &= ~HTTP_SKIP_LINE;
+			} else if (end == line ||
+				   (end == line + 1 && s->window[at(line)] == '\r')) {
+				stop = STOP_HEAD;
+				break;
+			} else if (s->state == HTTP_HEADERS) {
+				http_header(h, s, REQUEST(s), line, end);
+			}
+		} else if (s->state == HTTP_CHUNK_SIZE) {
+			stop = STOP_CHUNK;
+			break;
+		} else {
+			if (end == 0 || (end == 1 && s->window[0] == '\r')) {
+				stop = STOP_EMPTY_LINE;
+				break;
+			}
+			if (!http_start_line(c, h, s, REQUEST(s), end)) {
+				stop = STOP_BAD_START;
+				break;
+			}
+			if (s->flags & HTTP_RESYNCING)
+				COUNT(http_resync);
+			s->flags &= ~(HTTP_SKIP_LINE | HTTP_RESYNCING);
+			s->state = HTTP_HEADERS;
+		}
+		line = at(end) + 1;
+	}
+	if (stop == STOP_BAD_START) {
+		http_bad_start(c, h, s, REQUEST(s));
+		return false;
+	}
+	if (s->length_at)
+		http_content_length(s, s->length_at);
+	if (stop != STOP_NONE) {
+		/* What follows the newline was read too early: it belongs to what comes next. */
+		u32 early = HAVE(s) - position;
+
+		s->offset -= early;
+		s->left += early;
+		s->have = 0;
+		if (stop == STOP_HEAD) {
+			if (s->state == HTTP_TRAILERS)
+				s->state = HTTP_START;
+			else if (REQUEST(s))
+				http_request_head(h, s);
+			else
+				http_response_head(ctx, c, h, s);
+		} else if (stop == STOP_CHUNK) {
+			if (!http_chunk_size(s, end)) {
+				http_lose_sync(h, s, REQUEST(s));
+				return false;
+			}
+		} else if (REQUEST(s) && (s->flags & HTTP_PUSHED)) {
+			/* the empty line was no request */
+			s->state = HTTP_START;
+			if (h->head != h->tail)
+				h->head--;
+		} else {
+			s->state = HTTP_START;
+		}
+		return s->left > 0;
+	}
+	if (line > 0) {
+		/* Whole lines are done with; the unfinished one is read again, to the window's start. */
+		u32 rest = HAVE(s) - line;
+
+		s->offset -= rest;
+		s->left += rest;
+		s->have = 0;
+		if (rest == 0)
+			return s->left > 0;
+		if (s->left > rest || s->slot != 0)
+			return true;
+		http_fill(skb, s, kept);
+		return false;
+	}
+	if (position < HAVE(s))
+		return true; /* out of scan steps with a newline-free window: cannot happen, but is bounded */
+	if (HAVE(s) >= HEAD_WINDOW) {
+		/* A line longer than the window: its start decides, its last bytes stay. */
+		if (s->state == HTTP_START_LINE && !REQUEST(s)) {
+			if (!http_start_line(c, h, s, false, 0)) {
+				http_bad_start(c, h, s, false);
+				return false;
+			}
+			s->state = HTTP_HEADERS; /* the rest is the reason phrase */
+		} else if (s->state == HTTP_START_LINE && !(s->flags & HTTP_SKIP_LINE)) {
+			struct settings *set = current_settings();
+
+			s->method = http_method(load8(s->window));
+			if ((s->flags & HTTP_PUSHED) && set && set->head_text)
+				http_keep_text(h, s, HEAD_WINDOW);
+		}
+		if (s->state == HTTP_CHUNK_SIZE) {
+			http_lose_sync(h, s, REQUEST(s)); /* no sane chunk extension is this long */
+			return false;
+		}
+		if (s->state == HTTP_HEADERS && !(s->flags & HTTP_SKIP_LINE) &&
+		    (load8(s->window) | CASE_BITS) == WORD_TRANSFER)
+			s->flags |= HTTP_BAD;
+		s->flags |= HTTP_SKIP_LINE;
+		*(u64 *)s->window = load8(s->window + HEAD_WINDOW - 16);
+		*(u64 *)(s->window + 8) = load8(s->window + HEAD_WINDOW - 8);
+		s->have = KEPT_TAIL;
+	}
+	return s->left > 0;
+}
+
+/*
+ * The connection is over: what was asked and not answered is a failed request. Books one of them; true when there are
+ * more, for the next program in the chain.
+ */
+static __always_inline bool http_close_one(void *ctx, struct connection *c, struct http_connection *h, u64 now)
+{
+	u32 index = h->tail;
+
+	if (!h->confirmed)
+		return false;
+	if (index != h->head) {
+		struct http_request *r = &h->requests[index & (HTTP_PIPELINE - 1)];
+
+		h->tail = index + 1;
+		if (r->flags & REQUEST_HEAD_COMPLETE) {
+			COUNT(seen_unanswered);
+			http_book(ctx, c, h, index, 0, now, now, 0, 0);
+		} else {
+			COUNT(http_incomplete_head);
+		}
+		return h->tail != h->head || h->untimed_tail != h->untimed_head;
+	}
+	if (h->untimed_tail != h->untimed_head) {
+		struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1};
+		u32 rest = h->untimed_head - h->untimed_tail;
+		struct latency_value *value = latency_get(&key);
+
+		h->untimed_tail = h->untimed_head;
+		count_many(COUNTER_seen_unanswered, rest);
+		count_many(COUNTER_http_untimed, rest);
+		if (value)
+			__sync_fetch_and_add(&value->untimed, rest);
+	}
+	return false;
+}
+
+#endif

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Received packets of the cgroup's sockets, as the socket gets them (sk_filter): before TCP has put them in order, and
+ * without the lock of the socket. See connection.h.
+ */
+#include "dns.h"
+
+/*
+ * Payload on a listener: the handshake's last ACK carried it (or the bare one was lost). The child's
+ * establishment callback follows on this CPU within the same softirq and picks it up.
+ */
+static __always_inline void handoff_payload(struct __sk_buff *skb, const struct packet *p)
+{
+	struct handoff *to;
+	u64 n = p->length;
+	u32 zero = 0;
+
+	if (!n || p->flags & TCP_SYN)
+		return;
+	to = handoffs.lookup(&zero);
+	if (!to)
+		return;
+	to->sequence = p->seq;
+	to->acknowledged = p->ack;
+	to->length = n;
+	to->remote_port = p->source;
+	to->local_port = p->destination;
+	if (n > REORDER_SEGMENT - 1)
+		n = REORDER_SEGMENT - 1;
+	BOUND_SIZE(n, 2047);
+	if (bpf_skb_load_bytes(skb, p->offset, to->data, n)) {
+		COUNT(lost_payload_read);
+		to->length = 0;
+		return;
+	}
+	to->kept = n;
+}
+
+int ingress(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct packet p = {};
+	enum next next;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || !packet_read(skb, &p))
+		return PASS;
+	if (p.protocol == IPPROTO_UDP_) {
+		if (p.source == DNS_PORT)
+			dns_packet(skb, sk, &p, RX);
+		return PASS;
+	}
+	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return PASS; /* a bare ACK: nothing to learn */
+	if (sk->state == TCP_LISTEN_) {
+		handoff_payload(skb, &p);
+		return PASS;
+	}
+	next = tcp_packet(skb, sk, &p, RX);
+	if (next == NEXT_PARSE) {
+		ingress_next.call(skb, NEXT_PARSE);
+		tcp_packet_cut(sk, RX);
+	} else if (next == NEXT_CLOSE) {
+		ingress_next.call(skb, NEXT_CLOSE);
+	}
+	return PASS;
+}
+
+int ingress_continue(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return PASS;
+	if (tcp_packet_next(skb, sk, RX)) {
+		ingress_next.call(skb, NEXT_PARSE);
+		tcp_packet_cut(sk, RX);
+	}
+	return PASS;
+}
+
+int ingress_close(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return PASS;
+	sk = bpf_sk_fullsock(sk);
+	if (sk && tcp_close_next(skb, sk))
+		ingress_next.call(skb, NEXT_CLOSE);
+	return PASS;
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every map. Sizes are the defaults; the loader may create larger or smaller ones (agent/loader.py).
+ *
+ * The books (edges, latencies) are two plain hashes each, behind a one-entry array of maps: the agent sets the
+ * other one, waits until the kernel has returned from running programs, and drains the quiet one. No eviction, no race.
+ */
+#ifndef SIDELIGHT_MAPS_H
+#define SIDELIGHT_MAPS_H
+
+#include "connection.h"
+#include "types.h"
+
+BPF_TABLE("hash", struct edge_key, struct edge_value, edges_a, 16384);
+BPF_TABLE("hash", struct edge_key, struct edge_value, edges_b, 16384);
+BPF_ARRAY_OF_MAPS(edges, "edges_a", 1);
+
+BPF_TABLE("hash", struct latency_key, struct latency_value, latencies_a, 16384);
+BPF_TABLE("hash", struct latency_key, struct latency_value, latencies_b, 16384);
+BPF_ARRAY_OF_MAPS(latencies, "latencies_a", 1);
+
+/* Zeroed values: too large for the 512 bytes of stack. */
+BPF_TABLE("array", u32, struct edge_value, zero_edge, 1);
+BPF_TABLE("array", u32, struct latency_value, zero_latency, 1);
+
+BPF_TABLE("array", u32, struct latency_bounds, bounds, 1);
+BPF_TABLE("array", u32, struct settings, settings, 1);
+BPF_TABLE("percpu_array", u32, u64, counters, 64);
+BPF_TABLE("percpu_array", u32, struct token_buckets, buckets, 1);
+
+BPF_RINGBUF_OUTPUT(events, 256);
+
+BPF_SK_STORAGE(connections, struct connection);
+BPF_SK_STORAGE(http_connections, struct http_connection);
+BPF_SK_STORAGE(reorder_rx, struct reorder);
+BPF_SK_STORAGE(reorder_tx, struct reorder);
+BPF_SK_STORAGE(dns_sockets, struct dns_socket);
+
+/* Who sent the SYN or SYN-ACK with this sequence number: names both ends of what stays on the node, through NAT. */
+BPF_TABLE("lru_hash", struct handshake_key, u64, handshakes, 16384);
+
+/* Roles of connections older than the programs, by socket cookie, from sock_diag (agent/adopt.py). */
+BPF_TABLE("hash", u64, u8, adopted_roles, 16384);
+
+/* Payload that completed a handshake: the listener's packet run hands it to the child's sock_ops run. */
+BPF_TABLE("percpu_array", u32, struct handoff, handoffs, 1);
+
+/* By enum next. */
+BPF_PROG_ARRAY(ingress_next, 2);
+BPF_PROG_ARRAY(egress_next, 2);
+BPF_PROG_ARRAY(sock_ops_next, 2);
+
+#endif

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The life of a TCP connection. Callbacks run with the socket locked. bpf_sk_cgroup_id() is not to be had here, so the
+ * cgroup comes from the SYN's or SYN-ACK's packet run (map `handshakes`), else from the first packet.
+ */
+#include "tcp.h"
+
+#define TCP_SYN_SENT_ 2
+#define TCP_SYN_RECV_ 3
+#define TCP_FIN_WAIT1_ 4
+#define TCP_CLOSE_ 7
+#define TCP_CLOSE_WAIT_ 8
+
+#define WANTED_CALLBACKS (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
+
+static __always_inline void connection_addresses(struct bpf_sock_ops *ops, struct connection *c)
+{
+	u32 *to = (u32 *)c->key.remote, *local = (u32 *)c->local;
+
+	if (ops->family == AF_INET_) {
+		map_ipv4(c->key.remote, ops->remote_ip4);
+		map_ipv4(c->local, ops->local_ip4);
+	} else {
+		to[0] = ops->remote_ip6[0];
+		to[1] = ops->remote_ip6[1];
+		to[2] = ops->remote_ip6[2];
+		to[3] = ops->remote_ip6[3];
+		local[0] = ops->local_ip6[0];
+		local[1] = ops->local_ip6[1];
+		local[2] = ops->local_ip6[2];
+		local[3] = ops->local_ip6[3];
+	}
+	c->local_port = ops->local_port;
+	c->remote_port = bpf_ntohl(ops->remote_port);
+}
+
+static __always_inline u64 handshake_cgroup(u32 sequence, u16 client_port, u8 from)
+{
+	struct handshake_key key = {.sequence = sequence, .client_port = client_port, .from = from};
+	u64 *cgroup = handshakes.lookup(&key);
+
+	return cgroup ? *cgroup : 0;
+}
+
+static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct connection *c, u64 now)
+{
+	struct edge_value *edge;
+
+	c->established_ns = now;
+	c->flags |= CONN_OPENED;
+	c->dir[TX].end = ops->snd_nxt;
+	c->dir[TX].known = 1;
+	c->dir[RX].end = ops->rcv_nxt;
+	c->dir[RX].known = 1;
+	c->rtt_sampled_ns = bpf_jiffies64();
+	COUNT(seen_opened);
+	if (c->key.cgroup_id) {
+		edge = edge_get(&c->key);
+		if (edge)
+			EDGE_ADD(edge, opened, 1);
+	} else {
+		c->flags |= CONN_OPEN_PENDING;
+	}
+	event_connection(c, EVENT_OPEN, 0, now, now - c->started_ns, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
+}
+
+static __always_inline void on_connect(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct connection *c = connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!c) {
+		COUNT(lost_connection_storage);
+		return;
+	}
+	__builtin_memset(c, 0, sizeof(*c)); /* a socket may connect again after a failure */
+	connection_addresses(ops, c);
+	c->key.port = c->remote_port;
+	c->key.role = ROLE_CLIENT;
+	c->started_ns = bpf_ktime_get_ns();
+	bpf_sock_ops_cb_flags_set(ops, WANTED_CALLBACKS);
+}
+
+static __always_inline void on_active(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+	u64 now = bpf_ktime_get_ns();
+
+	if (!c)
+		return; /* the attempt is older than the programs: adopted at its first payload */
+	c->key.peer_cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->local_port, ROLE_SERVER);
+	connection_opened(ops, c, now);
+	latency_tcp(&c->key, PROTOCOL_TCP_CONNECT, now - c->started_ns);
+}
+
+/* The payload the listener's run left for this child. True when it is to be parsed. */
+static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c)
+{
+	struct http_connection *h;
+	struct settings *set = current_settings();
+	struct reorder *kept;
+	struct handoff *from;
+	u32 zero = 0;
+
+	from = handoffs.lookup(&zero);
+	if (!from || !from->length || from->remote_port != c->remote_port || from->local_port != c->local_port ||
+	    from->sequence != c->dir[RX].end || from->acknowledged != c->dir[TX].end)
+		return false;
+	c->dir[RX].end += from->length;
+	c->dir[RX].bytes += from->length;
+	if (!set || !set->l7) {
+		c->l7 = L7_OPAQUE;
+		return false;
+	}
+	if (!http_first_byte(from->data[0])) {
+		c->l7 = L7_OPAQUE;
+		return false;
+	}
+	h = http_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	kept = reorder_rx.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h || !kept) {
+		COUNT(lost_http_storage);
+		c->l7 = L7_OPAQUE;
+		return false;
+	}
+	c->l7 = L7_HTTP;
+	h->streams[TX].next = c->dir[TX].end;
+	h->streams[RX].next = from->sequence;
+	for (u32 i = 0; i < REORDER_SEGMENT; i += 8)
+		*(u64 *)(kept->data + i) = *(u64 *)(from->data + i);
+	kept->slots[0].seq = from->sequence;
+	kept->slots[0].length = from->length;
+	kept->slots[0].offset = 0;
+	kept->slots[0].kept = from->kept;
+	kept->used = 1;
+	kept->filled = from->kept;
+	h->streams[RX].stashed = 1;
+	h->streams[RX].request = 1;
+	from->length = 0;
+	return reorder_next(kept, &h->streams[RX]);
+}
+
+static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	struct connection *c = connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	u64 now = bpf_ktime_get_ns();
+
+	if (!c) {
+		COUNT(lost_connection_storage);
+		return false;
+	}
+	__builtin_memset(c, 0, sizeof(*c));
+	connection_addresses(ops, c);
+	c->key.port = c->local_port;
+	c->key.role = ROLE_SERVER;
+	c->started_ns = now;
+	c->key.cgroup_id = handshake_cgroup(ops->snd_nxt - 1, c->remote_port, ROLE_SERVER);
+	c->key.peer_cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_CLIENT);
+	bpf_sock_ops_cb_flags_set(ops, WANTED_CALLBACKS);
+	connection_opened(ops, c, now);
+	return handoff_take(ops, sk, c);
+}
+
+static __always_inline void connection_failed(struct bpf_sock_ops *ops, struct connection *c, u32 old, u64 now)
+{
+	struct edge_value *edge = edge_get(&c->key);
+	u8 reason;
+
+	if (c->flags & CONN_TIMED_OUT)
+		reason = FAIL_TIMED_OUT;
+	else if (c->dir[RX].packets & SAW_RST)
+		reason = old == TCP_SYN_SENT_ ? FAIL_REFUSED : FAIL_RESET;
+	else if (c->flags & CONN_RELEASED)
+		reason = FAIL_ABORTED;
+	else
+		reason = FAIL_UNREACHABLE; /* an ICMP error: the one way that is left */
+	c->flags |= CONN_CLOSED;
+	if (!c->key.cgroup_id)
+		COUNT(unknown_cgroup);
+	if (!(c->flags & CONN_ATTEMPTED)) {
+		COUNT(seen_attempts); /* its SYN was dropped before our hook */
+		if (edge)
+			EDGE_ADD(edge, attempts, 1);
+	}
+	COUNT(seen_failed);
+	if (edge)
+		EDGE_ADD(edge, failed[reason], 1);
+	event_connection(c, EVENT_FAIL, reason, now, now - c->started_ns, 0, bpf_get_socket_cookie(ops));
+}
+
+static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c, u32 old)
+{
+	struct http_connection *h = 0;
+	u64 now = bpf_ktime_get_ns();
+	u8 reason;
+
+	if (c->flags & CONN_CLOSED)
+		return false;
+	if (!(c->flags & CONN_OPENED)) {
+		connection_failed(ops, c, old, now);
+		return false;
+	}
+	if (c->flags & CONN_TIMED_OUT)
+		reason = CLOSE_TIMED_OUT;
+	else if (c->dir[RX].packets & SAW_RST)
+		reason = CLOSE_RST_REMOTE;
+	else if (old == BPF_TCP_ESTABLISHED || old == TCP_CLOSE_WAIT_ || old == TCP_SYN_RECV_)
+		reason = CLOSE_RST_LOCAL;
+	else if (c->first_closer)
+		reason = c->first_closer - 1;
+	else
+		reason = CLOSE_UNKNOWN;
+	if (!c->key.cgroup_id)
+		COUNT(unknown_cgroup);
+	if (c->l7 == L7_HTTP)
+		h = http_connections.sk_storage_get(sk, 0, 0);
+	connection_flush(c, h, RX, 0, 0);
+	connection_flush(c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_ns);
+	connection_end(c, reason, now, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
+	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
+}
+
+static __always_inline bool on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+{
+	u32 old = ops->args[0], new = ops->args[1];
+	struct connection *c;
+
+	if (new != TCP_CLOSE_ && old != BPF_TCP_ESTABLISHED)
+		return false;
+	c = connections.sk_storage_get(sk, 0, 0);
+	if (!c)
+		return false;
+	if (new == TCP_CLOSE_)
+		return on_close(ops, sk, c, old);
+	if (new == TCP_FIN_WAIT1_ && !c->first_closer)
+		c->first_closer = 1 + CLOSE_FIN_LOCAL;
+	else if (new == TCP_CLOSE_WAIT_ && !c->first_closer)
+		c->first_closer = 1 + CLOSE_FIN_REMOTE;
+	return false;
+}
+
+int sock_ops(struct bpf_sock_ops *ops)
+{
+	struct connection *c;
+	struct bpf_sock *sk;
+	u32 op = ops->op;
+
+	/* Most callbacks are questions about options, for which the answer is "as you like": leave at once. */
+	if (op < BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_NEEDS_ECN || op == BPF_SOCK_OPS_BASE_RTT)
+		return 1;
+	sk = ops->sk;
+	if (!sk)
+		return 1;
+	if (op == BPF_SOCK_OPS_STATE_CB) {
+		if (on_state(ops, sk))
+			sock_ops_next.call(ops, NEXT_CLOSE);
+	} else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		on_connect(ops, sk);
+	} else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
+		on_active(ops, sk);
+	} else if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		if (on_passive(ops, sk))
+			sock_ops_next.call(ops, NEXT_PARSE);
+	} else if (op == BPF_SOCK_OPS_RTO_CB) {
+		if (ops->args[2]) { /* retransmitted for the last time: tcp_write_timeout() */
+			c = connections.sk_storage_get(sk, 0, 0);
+			if (c)
+				c->flags |= CONN_TIMED_OUT;
+		}
+	}
+	return 1;
+}
+
+/* Books the requests that stay without an answer, one a run. */
+int sock_ops_close(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_close_next(ops, sk))
+		sock_ops_next.call(ops, NEXT_CLOSE);
+	return 1;
+}
+
+/* Parses what came with the handshake's last ACK; the bytes are in the reorder storage. */
+int sock_ops_continue(struct bpf_sock_ops *ops)
+{
+	struct http_connection *h;
+	struct connection *c;
+	struct bpf_sock *sk = ops->sk;
+
+	if (!sk)
+		return 1;
+	c = connections.sk_storage_get(sk, 0, 0);
+	h = http_connections.sk_storage_get(sk, 0, 0);
+	if (!c || !h)
+		return 1;
+	if (http_advance(ops, 0, sk, c, h, &h->streams[RX], RX)) {
+		sock_ops_next.call(ops, NEXT_PARSE);
+		COUNT(lost_http_tail_call);
+		http_lose_sync(h, &h->streams[RX], true);
+	}
+	return 1;
+}

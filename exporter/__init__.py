@@ -1,0 +1,1 @@
+"""The ways out: Prometheus, OTLP, Hubble's gRPC API, health."""
