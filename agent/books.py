@@ -1,0 +1,394 @@
+"""Totals since the beginning, by identity, that survive a kill -9.
+
+Each generation drained from the kernel is attributed and added to rows; the rows that changed are appended to a journal
+before the kernel's copy is emptied (agent/source.py has the order of steps). A restarted agent replays the journal, so a
+generation is booked exactly once. The journal is rewritten as a snapshot when it has grown.
+
+Rows are columns of numpy arrays; keys are interned once. Cost follows the number of edges, never the traffic.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from sidelight.agent import layout
+from sidelight.agent.source import Generation
+from sidelight.identity.model import OVERFLOW, EdgeNames, Identity, Kind, Provenance, ServiceName
+from sidelight.identity.resolver import PENDING, Resolver
+
+EDGE_TOTALS = layout.EDGE_VALUE
+LATENCY_TOTALS = np.dtype([("sum_ns", "<u8"), ("untimed", "<u8"), ("buckets", "<u8", (layout.LATENCY_BUCKETS,))])
+COMPACT_BYTES = 16 << 20
+HOLD_S = 5.0
+"""How long the rows of a pod that nobody has told about yet are kept back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeKey:
+    """An edge between named ends. Role: who reports, as in struct edge_key."""
+
+    role: int
+    local: Identity
+    remote: Identity
+    service: ServiceName | None
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyKey:
+    """A kind of exchange on an edge."""
+
+    edge: EdgeKey
+    protocol: int
+    method: int
+    status: int
+
+
+def metric_identity(identity: Identity) -> Identity:
+    """The part of an identity that metrics are kept by: the workload, not the pod, and never an address."""
+    if identity.reason == PENDING:
+        return identity
+    name = identity.workload or identity.name
+    return Identity(
+        identity.kind,
+        name,
+        namespace=identity.namespace,
+        workload=name,
+        workload_kind=identity.workload_kind,
+        app=identity.app,
+        version=identity.version,
+        service_name=identity.service_name,
+        cluster=identity.cluster,
+        zone=identity.zone,
+        metric_labels=identity.metric_labels,
+        reason=identity.reason if identity.kind is Kind.UNKNOWN or identity.kind is Kind.NODE else "",
+    )
+
+
+@dataclass(slots=True)
+class Table:
+    """Rows by key. `changed_at` is the time of a row's last growth, for the series' TTL."""
+
+    dtype: np.dtype[Any]
+    keys: list[Any] = field(default_factory=list)
+    rows: dict[Any, int] = field(default_factory=dict)
+    values: np.ndarray = field(init=False)
+    changed_at: np.ndarray = field(init=False)
+    created_at: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.values = np.zeros(64, self.dtype)
+        self.changed_at = np.zeros(64)
+        self.created_at = np.zeros(64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def row(self, key: Any, at: float) -> int:
+        index = self.rows.get(key)
+        if index is None:
+            index = len(self.keys)
+            if index == len(self.values):
+                self.values = np.concatenate([self.values, np.zeros(index, self.dtype)])
+                self.changed_at = np.concatenate([self.changed_at, np.zeros(index)])
+                self.created_at = np.concatenate([self.created_at, np.zeros(index)])
+            self.keys.append(key)
+            self.rows[key] = index
+            self.created_at[index] = at
+        return index
+
+    def add(self, indexes: np.ndarray, values: np.ndarray, at: float) -> None:
+        """values[i] is added to row indexes[i]; rows may repeat. Fields are matched by name."""
+        for name in self.dtype.names or ():
+            np.add.at(self.values[name], indexes, values[name].astype(np.uint64, copy=False))
+        self.changed_at[indexes] = at
+
+    def keep(self, wanted: np.ndarray) -> None:
+        """Drops the rows whose flag is false."""
+        indexes = np.flatnonzero(wanted[: len(self.keys)])
+        self.values = np.concatenate([self.values[indexes], np.zeros(max(64, len(indexes)), self.dtype)])
+        self.changed_at = np.concatenate([self.changed_at[indexes], np.zeros(max(64, len(indexes)))])
+        self.created_at = np.concatenate([self.created_at[indexes], np.zeros(max(64, len(indexes)))])
+        self.keys = [self.keys[i] for i in indexes]
+        self.rows = {key: i for i, key in enumerate(self.keys)}
+
+
+class _Record(msgspec.Struct, array_like=True):
+    """One journal entry: new keys, then (row, delta) columns as raw little-endian bytes."""
+
+    generation: int
+    at: float
+    edge_keys: list[list[Any]]
+    edge_rows: bytes
+    edge_values: bytes
+    latency_keys: list[list[int]]
+    latency_rows: bytes
+    latency_values: bytes
+    renames: list[tuple[int, int]] = []
+
+
+class Books:
+    """The totals. One writer (the pipeline thread); readers get snapshots."""
+
+    def __init__(self, journal: Path | None = None) -> None:
+        self.edges = Table(EDGE_TOTALS)
+        self.latencies = Table(LATENCY_TOTALS)
+        self.last_generation = -1
+        self.damaged_records = 0
+        self._path = journal
+        self._file: int | None = None
+        self._written = 0
+        self._told = (0, 0)
+        if journal is not None:
+            self._replay(journal)
+            self.compact()
+
+    # -- booking -------------------------------------------------------------------------------------------------
+
+    def book(self, generation: Generation, resolver: Resolver, at: float) -> None:
+        """Attributes and adds a generation, and writes it to the journal. Twice is the same as once."""
+        if generation.number <= self.last_generation:
+            return
+        names: dict[bytes, EdgeKey] = {}
+        edge_rows = self._edge_rows(generation.edge_keys, generation.edge_values, resolver, at, names)
+        latency_rows = self._latency_rows(generation.latency_keys, resolver, at, names)
+        latency_values = np.zeros(len(latency_rows), LATENCY_TOTALS)
+        for name in LATENCY_TOTALS.names or ():
+            latency_values[name] = generation.latency_values[name]
+        self.edges.add(edge_rows, generation.edge_values, at)
+        self.latencies.add(latency_rows, latency_values, at)
+        self.last_generation = generation.number
+        renames = self._resolve_pending(resolver, at)
+        self._append(generation.number, at, edge_rows, generation.edge_values, latency_rows, latency_values, renames)
+
+    def _edge_rows(
+        self, keys: np.ndarray, values: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
+    ) -> np.ndarray:
+        weights = (values["opened"] + values["attempts"] + values["adopted"]).tolist() if len(keys) else []
+        return np.fromiter(
+            (
+                self.edges.row(_edge_key(key, resolver, at, names, weight), at)
+                for key, weight in zip(keys, weights, strict=True)
+            ),
+            np.uint32,
+            len(keys),
+        )
+
+    def _latency_rows(
+        self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
+    ) -> np.ndarray:
+        rows = np.zeros(len(keys), np.uint32)
+        for index, key in enumerate(keys):
+            edge = _edge_key(key["edge"], resolver, at, names, 0)
+            self.edges.row(edge, at)  # the journal names edges by their row
+            found = LatencyKey(edge, int(key["protocol"]), int(key["method"]), int(key["status"]))
+            rows[index] = self.latencies.row(found, at)
+        return rows
+
+    # -- pods that are named late --------------------------------------------------------------------------------
+
+    def _resolve_pending(self, resolver: Resolver, at: float) -> list[tuple[int, int]]:
+        """Moves what was booked on a pod nobody knew yet to its name, once known; else, in time, to `unknown`."""
+        moved = []
+        for index, key in enumerate(list(self.edges.keys)):
+            if key.local.reason != PENDING and key.remote.reason != PENDING:
+                continue
+            waited = at - float(self.edges.created_at[index])
+            settled = EdgeKey(
+                key.role,
+                _settle(key.local, resolver, waited),
+                _settle(key.remote, resolver, waited),
+                key.service,
+                key.port,
+            )
+            if settled != key:
+                moved.append((index, self.edges.row(settled, at)))
+        if moved:
+            self._rename(moved, at)
+        return moved
+
+    def _rename(self, moved: list[tuple[int, int]], at: float) -> None:
+        targets = {self.edges.keys[old]: self.edges.keys[new] for old, new in moved}
+        for old, new in moved:
+            self.edges.add(np.array([new]), self.edges.values[old : old + 1], at)
+        for index, key in enumerate(list(self.latencies.keys)):
+            if key.edge in targets:
+                settled = LatencyKey(targets[key.edge], key.protocol, key.method, key.status)
+                new = self.latencies.row(settled, at)
+                self.latencies.add(np.array([new]), self.latencies.values[index : index + 1].copy(), at)
+        edge_gone = {old for old, _ in moved}
+        self.edges.keep(np.array([i not in edge_gone for i in range(len(self.edges))], bool))
+        self.latencies.keep(np.array([key.edge not in targets for key in self.latencies.keys], bool))
+
+    # -- the journal ---------------------------------------------------------------------------------------------
+
+    def _append(
+        self,
+        generation: int,
+        at: float,
+        edge_rows: np.ndarray,
+        edge_values: np.ndarray,
+        latency_rows: np.ndarray,
+        latency_values: np.ndarray,
+        renames: list[tuple[int, int]],
+    ) -> None:
+        if self._path is None:
+            return
+        if renames or self._written > COMPACT_BYTES:
+            self.compact()
+            return
+        told_edges, told_latencies = self._told
+        record = _Record(
+            generation,
+            at,
+            [_pack_edge(key) for key in self.edges.keys[told_edges:]],
+            edge_rows.tobytes(),
+            edge_values.tobytes(),
+            [_pack_latency(key, self.edges.rows) for key in self.latencies.keys[told_latencies:]],
+            latency_rows.tobytes(),
+            latency_values.tobytes(),
+        )
+        self._told = (len(self.edges), len(self.latencies))
+        assert self._file is not None
+        self._written += os.write(self._file, _frame(record))
+
+    def compact(self) -> None:
+        """Rewrites the journal as one record of everything, atomically."""
+        if self._path is None:
+            return
+        for key in self.latencies.keys:
+            self.edges.row(key.edge, 0.0)
+        record = _Record(
+            self.last_generation,
+            0.0,
+            [_pack_edge(key) for key in self.edges.keys],
+            np.arange(len(self.edges), dtype=np.uint32).tobytes(),
+            self.edges.values[: len(self.edges)].tobytes(),
+            [_pack_latency(key, self.edges.rows) for key in self.latencies.keys],
+            np.arange(len(self.latencies), dtype=np.uint32).tobytes(),
+            self.latencies.values[: len(self.latencies)].tobytes(),
+        )
+        self._told = (len(self.edges), len(self.latencies))
+        scratch = self._path.with_suffix(".new")
+        scratch.write_bytes(_frame(record))
+        scratch.rename(self._path)
+        if self._file is not None:
+            os.close(self._file)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        self._written = 0
+
+    def _replay(self, path: Path) -> None:
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            return
+        position = 0
+        decoder = msgspec.msgpack.Decoder(_Record)
+        while position + 8 <= len(raw):
+            length = int.from_bytes(raw[position : position + 4], "little")
+            checksum = int.from_bytes(raw[position + 4 : position + 8], "little")
+            body = raw[position + 8 : position + 8 + length]
+            if len(body) < length or zlib.crc32(body) != checksum:
+                self.damaged_records += 1
+                break  # the write that the kill interrupted: its generation is still in the kernel
+            try:
+                self._apply(decoder.decode(body))
+            except (msgspec.MsgspecError, ValueError, IndexError):
+                self.damaged_records += 1
+                break
+            position += 8 + length
+
+    def _apply(self, record: _Record) -> None:
+        for packed in record.edge_keys:
+            self.edges.row(_unpack_edge(packed), record.at)
+        for edge, protocol, method, status in record.latency_keys:
+            self.latencies.row(LatencyKey(self.edges.keys[edge], protocol, method, status), record.at)
+        self.edges.add(
+            np.frombuffer(record.edge_rows, np.uint32), np.frombuffer(record.edge_values, EDGE_TOTALS), record.at
+        )
+        self.latencies.add(
+            np.frombuffer(record.latency_rows, np.uint32),
+            np.frombuffer(record.latency_values, LATENCY_TOTALS),
+            record.at,
+        )
+        self.last_generation = record.generation
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _edge_key(key: np.void, resolver: Resolver, at: float, names: dict[bytes, EdgeKey], weight: int) -> EdgeKey:
+    raw = key.tobytes()
+    found = names.get(raw)
+    if found is None:
+        role = int(key["role"])
+        if role == layout.ROLE_OVERFLOW:
+            ends = EdgeNames(OVERFLOW, OVERFLOW)
+        else:
+            ends = resolver.edge(
+                int(key["cgroup_id"]),
+                int(key["peer_cgroup_id"]),
+                key["remote"].tobytes(),
+                int(key["port"]),
+                role,
+                at,
+                weight,
+            )
+        found = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, int(key["port"]))
+        names[raw] = found
+    return found
+
+
+def _settle(identity: Identity, resolver: Resolver, waited: float) -> Identity:
+    if identity.reason != PENDING:
+        return identity
+    known = resolver.index.pod(identity.uid, identity.container) if resolver.index else None
+    if known:
+        return metric_identity(known)
+    if waited < HOLD_S:
+        return identity
+    return Identity(
+        Kind.UNKNOWN, "unknown", workload="unknown", service_name="unknown", cluster=identity.cluster,
+        reason="pod never seen",
+    )  # fmt: skip
+
+
+def _pack_identity(identity: Identity) -> list[Any]:
+    return [getattr(identity, name) for name in Identity.__slots__]
+
+
+def _unpack_identity(values: list[Any]) -> Identity:
+    fields = dict(zip(Identity.__slots__, values, strict=True))
+    for name in ("labels", "metric_labels"):
+        fields[name] = tuple((k, v) for k, v in fields[name])
+    return Identity(**{**fields, "kind": Kind(fields["kind"]), "provenance": Provenance(fields["provenance"])})
+
+
+def _pack_edge(key: EdgeKey) -> list[Any]:
+    service = [key.service.name, key.service.namespace] if key.service else []
+    return [key.role, _pack_identity(key.local), _pack_identity(key.remote), service, key.port]
+
+
+def _unpack_edge(values: list[Any]) -> EdgeKey:
+    role, local, remote, service, port = values
+    return EdgeKey(
+        role, _unpack_identity(local), _unpack_identity(remote), ServiceName(*service) if service else None, port
+    )
+
+
+def _pack_latency(key: LatencyKey, edges: dict[EdgeKey, int]) -> list[int]:
+    return [edges[key.edge], key.protocol, key.method, key.status]
+
+
+def _frame(record: _Record) -> bytes:
+    body = msgspec.msgpack.encode(record)
+    return len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body

@@ -1,0 +1,284 @@
+"""The agent: one thread that reads, names, books and publishes. Everything it offers to others is a snapshot or a ring."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from sidelight.agent import attribute, decode, layout
+from sidelight.agent.adopt import socket_roles
+from sidelight.agent.books import Books, Table
+from sidelight.agent.errors import SidelightError
+from sidelight.agent.flows import FlowRing
+from sidelight.agent.governor import Governor, Level
+from sidelight.agent.loader import LoadReport, LoadRequest, Pins, run_loader
+from sidelight.agent.settings import AgentSettings, CaptureSettings, StateDirectory
+from sidelight.agent.source import ProgramCost, Source
+from sidelight.identity.cgroups import CgroupTree
+from sidelight.identity.names import CidrGroups, LearnedNames, read_hosts
+from sidelight.identity.processes import common_name
+from sidelight.identity.resolver import ClusterIndex, Resolver
+
+log = logging.getLogger("sidelight.agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All figures at one moment; nothing in it changes any more. Times in seconds since the epoch."""
+
+    at: float
+    started_at: float
+    generation: int
+    edges: Table
+    latencies: Table
+    kernel: dict[str, int]
+    costs: list[ProgramCost]
+    flows_seen: int
+    ring_bytes: int
+    malformed_events: int
+    malformed_payloads: int
+    resolutions: dict[tuple[str, str], int]
+    unresolved: dict[str, int]
+    edge_fill: float
+    latency_fill: float
+    event_fill: float
+    names: int
+    level: int
+    cpu_seconds: float
+    rss_bytes: int
+    load: LoadReport
+    staleness_s: float = 0.0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def settings_record(capture: CaptureSettings) -> np.ndarray:
+    """struct settings."""
+    record = np.zeros(1, layout.SETTINGS)
+    for name in layout.SETTINGS.names or ():
+        if name != "pad":
+            record[name] = getattr(capture, name)
+    return record
+
+
+class Agent:
+    """Owns an instance: its pins, state directory, books and flows.
+
+    start() loads the programs and begins; stop() ends the thread and leaves the programs counting.
+    """
+
+    def __init__(self, settings: AgentSettings, index: ClusterIndex | None = None) -> None:
+        self.settings = settings
+        self.flows = FlowRing(settings.ring_bytes)
+        self.ready = threading.Event()
+        self.failed: str = ""
+        self.first_flow_s = 0.0
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._state = StateDirectory(settings.state, settings.instance)
+        self.index = index
+        self._malformed = 0
+        self._drains = 0
+        self._hurry = threading.Event()
+        self.exports: dict[str, int] = {}
+        """Counts that exporters keep of themselves, by metric name; read into snapshots."""
+
+    def start(self) -> None:
+        """Loads, opens, recovers what a predecessor left, and starts the pipeline. Raises SidelightError."""
+        settings = self.settings
+        try:
+            self.load = run_loader(
+                LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
+            )
+            self.source = Source(Pins.of(settings.instance, settings.bpffs), settings.sizes)
+        except SidelightError:
+            self._state.release()
+            raise
+        journal = self._state.journal if settings.keep_state else None
+        if journal and self.load.status != "kept":
+            journal.unlink(missing_ok=True)  # fresh maps count generations from zero again
+        self.tree = CgroupTree(settings.cgroup_root)
+        self.resolver = Resolver(
+            self.tree,
+            common_name,
+            index=self.index,
+            names=LearnedNames(),
+            hosts=read_hosts(),
+            cidrs=CidrGroups(settings.cidrs),
+            cluster=settings.cluster,
+            node=settings.node,
+            external_suffixes=settings.external_suffixes,
+        )
+        self.learner = attribute.Learner(self.resolver)
+        self.books = Books(journal)
+        self.governor = Governor(settings.cpu_budget, settings.memory_budget)
+        self.started_at = time.time()
+        self.source.configure(settings_record(settings.capture))
+        self.source.adopt(socket_roles())
+        self._recover()
+        self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Books what is there and ends. The programs stay and go on counting."""
+        self._stop.set()
+        self._hurry.set()
+        self._thread.join(timeout=10)
+        self.flows.close()
+        self.books.close()
+        self.tree.close()
+        self._state.release()
+
+    @property
+    def state_path(self) -> Path:
+        return self._state.path
+
+    # -- the pipeline --------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        left = self.source.recover()
+        with self._lock:
+            if self.settings.keep_state:
+                if left.number > self.books.last_generation:
+                    self.books.book(left, self.resolver, time.time())
+            else:
+                self.books.last_generation = left.number
+        self.source.clear(left)
+
+    def _run(self) -> None:
+        following = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                self.poll_events()
+                if time.monotonic() >= following or self._hurry.is_set():
+                    self._hurry.clear()
+                    self.drain()
+                    following = max(following + self.settings.interval_s, time.monotonic())
+                    self._govern()
+            except (SidelightError, OSError) as error:
+                if self.failed != str(error):
+                    log.error("pipeline: %s", error)
+                self.failed = str(error)
+                self._stop.wait(1.0)
+            self._hurry.wait(self.settings.poll_s)
+        try:
+            self.poll_events()
+            self.drain()
+        except (SidelightError, OSError) as error:
+            log.error("last drain: %s", error)
+
+    def poll_events(self) -> int:
+        """Reads, names and publishes the events that wait. Returns how many."""
+        self.tree.follow()
+        records = self.source.ring.read()
+        if not records:
+            return 0
+        batch = decode.decode(records)
+        self._malformed += batch.malformed
+        with self._lock:
+            flows = attribute.attribute(batch, self.resolver, self.learner, decode.clock_offset_ns())
+        self.flows.append(flows)
+        if not self.first_flow_s and len(flows):
+            self.first_flow_s = time.monotonic() - self._began
+        return len(records)
+
+    def drain(self) -> None:
+        """Moves one generation from the kernel to the books."""
+        generation = self.source.drain()
+        with self._lock:
+            self.books.book(generation, self.resolver, time.time())
+        self.source.clear(generation)
+        self._drains += 1
+        self.failed = ""
+        self.ready.set()
+
+    def drain_now(self) -> None:
+        """Has the pipeline drain at once and waits for it (audits, tests)."""
+        done = self._drains
+        self._hurry.set()
+        deadline = time.monotonic() + 10.0
+        while self._drains < done + 1 and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def reconfigure(self, capture: CaptureSettings) -> None:
+        """Puts other capture settings in force, within what the governor allows."""
+        self.settings = replace(self.settings, capture=capture)
+        self.source.configure(settings_record(self.governor.level.apply(capture)))
+
+    def explain(self, address: bytes, port: int, at: float) -> dict[str, Any]:
+        """How an address is, or was, named."""
+        with self._lock:
+            return self.resolver.explain(address, port, at)
+
+    def _govern(self) -> None:
+        level = self.governor.judge(time.monotonic(), _cpu_seconds() + self._kernel_seconds(), _rss_bytes())
+        if level is not None:
+            log.warning("governor: %s", level.name.lower().replace("_", " "))
+            self.source.configure(settings_record(level.apply(self.settings.capture)))
+
+    def _kernel_seconds(self) -> float:
+        if not self.governor.cpu_budget:
+            return 0.0
+        return sum(cost.run_time_ns for cost in self.source.costs()) / 1e9
+
+    # -- for readers ---------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The figures now. Copies under the lock, so it costs the pipeline a memcpy at most."""
+        kernel = self.source.counters()
+        with self._lock:
+            return Snapshot(
+                at=time.time(),
+                started_at=self.started_at,
+                generation=self.books.last_generation,
+                edges=_copy(self.books.edges),
+                latencies=_copy(self.books.latencies),
+                kernel=kernel,
+                costs=self.source.costs(),
+                flows_seen=self.flows.seen,
+                ring_bytes=self.flows.bytes,
+                malformed_events=self._malformed,
+                malformed_payloads=self.learner.malformed,
+                resolutions=dict(self.resolver.resolutions),
+                unresolved=dict(self.resolver.unresolved),
+                edge_fill=self.source.fill_edges / self.source.edge_capacity,
+                latency_fill=self.source.fill_latencies / self.source.latency_capacity,
+                event_fill=self.source.ring.fill(),
+                names=len(self.resolver.names),
+                level=int(self.governor.level),
+                cpu_seconds=_cpu_seconds(),
+                rss_bytes=_rss_bytes(),
+                load=self.load,
+                staleness_s=float(getattr(self.index, "staleness_s", 0.0)),
+                extra={name: float(value) for name, value in self.exports.items()},
+            )
+
+
+def _copy(table: Table) -> Table:
+    copy = Table(table.dtype)
+    copy.keys = list(table.keys)
+    copy.rows = {}
+    copy.values = table.values[: len(table)].copy()
+    copy.changed_at = table.changed_at[: len(table)].copy()
+    copy.created_at = table.created_at[: len(table)].copy()
+    return copy
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _rss_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+__all__ = ["Agent", "Level", "Snapshot", "settings_record"]

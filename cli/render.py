@@ -1,0 +1,151 @@
+"""Flows as lines: compact, wide, JSON (ours and Hubble's), with colour on a terminal. Pure."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import click
+from google.protobuf import descriptor_pool, json_format
+
+from sidelight.exporter.proto import flow_pb2 as pb
+from sidelight.exporter.proto import observer_pb2, sidelight_pb2
+
+_COLOURS = {"2": "green", "3": "cyan", "4": "yellow", "5": "red", "0": "red"}
+
+
+def detail_of(flow: pb.Flow) -> sidelight_pb2.FlowDetail:
+    """What Sidelight adds to a flow; empty for another server's."""
+    found = sidelight_pb2.FlowDetail()
+    if flow.HasField("extensions"):
+        flow.extensions.Unpack(found)
+    return found
+
+
+def duration_text(seconds: float) -> str:
+    """Three digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns" if seconds else "0 ms"
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return ""
+
+
+def _end(flow: pb.Flow, which: str, detail: sidelight_pb2.FlowDetail, wide: bool) -> str:
+    end = getattr(flow, which)
+    name = getattr(detail, f"{which}_name")
+    if not name:
+        name = f"{end.namespace}/{end.pod_name}" if end.pod_name else getattr(flow.IP, which)
+    if wide and end.pod_name and end.namespace:
+        name = f"{end.namespace}/{end.pod_name}"
+    port = flow.l4.TCP.destination_port or flow.l4.UDP.destination_port
+    if which == "destination" and port:
+        name += f":{port}"
+    return str(name)
+
+
+def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
+    """(text, colour) of what happened."""
+    record = flow.l7.WhichOneof("record")
+    if record == "http":
+        http = flow.l7.http
+        path = "/" + http.url.partition("://")[2].partition("/")[2]
+        status = str(http.code) if http.code else "---"
+        text = f"{http.method} {path} {status} {duration_text(flow.l7.latency_ns / 1e9)}"
+        return text + ("" if http.code else " no response"), _COLOURS.get(str(http.code)[0], "")
+    if record == "dns":
+        dns = flow.l7.dns
+        answer = ", ".join(dns.ips[:3]) or (f"rcode {dns.rcode}" if dns.rcode else "empty")
+        return (
+            f"DNS {' '.join(dns.qtypes)} {dns.query} {answer} {duration_text(flow.l7.latency_ns / 1e9)}",
+            "red" if dns.rcode else "blue",
+        )
+    kind = detail.kind
+    seconds = duration_text(detail.duration_ns / 1e9)
+    if kind == "open":
+        return ("adopted" if detail.adopted else f"open in {seconds}" if detail.reporter == "source" else "accepted"), ""
+    if kind == "fail":
+        return f"FAILED {detail.reason.replace('_', ' ')} after {seconds}", "red"
+    if kind == "close":
+        text = (
+            f"closed {detail.reason.replace('_', ' ')} after {seconds}, "
+            f"{bytes_text(detail.sent_bytes)} out, {bytes_text(detail.received_bytes)} in"
+        )
+        if detail.retransmits:
+            text += f", {detail.retransmits} retransmitted"
+        return text, "yellow" if "rst" in detail.reason or "timed" in detail.reason else "bright_black"
+    if kind == "tls":
+        return "TLS ClientHello", "blue"
+    return flow.Summary, ""
+
+
+def line(response: observer_pb2.GetFlowsResponse, style: str, *, width: int = 0, node: bool = False) -> str:
+    """One flow as one line."""
+    flow = response.flow
+    if style in ("json", "jsonpb"):
+        return json_line(response, style)
+    detail = detail_of(flow)
+    at = datetime.fromtimestamp(flow.time.seconds + flow.time.nanos / 1e9)
+    stamp = at.strftime("%H:%M:%S.%f")[:-3] if style == "compact" else at.isoformat(timespec="milliseconds")
+    wide = style == "wide"
+    text, colour = what(flow, detail)
+    arrow = "->" if detail.reporter != "destination" else "=>"
+    source, destination = _end(flow, "source", detail, wide), _end(flow, "destination", detail, wide)
+    service = flow.destination_service
+    if service.name and service.name not in destination:
+        destination += f" (svc {service.name})"
+    parts = [stamp, *([flow.node_name] if node else []), source, arrow, destination, click.style(text, fg=colour or None)]
+    if wide:
+        parts.append(
+            click.style(
+                f"[{flow.IP.source}:{flow.l4.TCP.source_port or flow.l4.UDP.source_port} {flow.IP.destination}"
+                f" by {detail.source_provenance or '?'}/{detail.destination_provenance or '?'}"
+                + (f" rtt {duration_text(detail.srtt_us / 1e6)}" if detail.srtt_us else "")
+                + (f" trace {flow.trace_context.parent.trace_id}" if flow.trace_context.parent.trace_id else "")
+                + "]",
+                fg="bright_black",
+            )
+        )
+    joined = " ".join(parts)
+    if width and len(click.unstyle(joined)) > width:
+        joined = _cut(joined, width)
+    return joined
+
+
+def _cut(text: str, width: int) -> str:
+    """Cuts at `width` visible characters, colour codes not counted."""
+    plain = click.unstyle(text)
+    if plain == text:
+        return text[: width - 1] + "…"
+    out, visible, index = [], 0, 0
+    while index < len(text) and visible < width - 1:
+        if text[index] == "\x1b":
+            end = text.index("m", index) + 1
+            out.append(text[index:end])
+            index = end
+            continue
+        out.append(text[index])
+        visible += 1
+        index += 1
+    return "".join(out) + "…\x1b[0m"
+
+
+def json_line(response: Any, style: str) -> str:
+    """`jsonpb`: as the wire has it, {"flow": ...}. `json`: the same, with Sidelight's detail unpacked as `sidelight`."""
+    document = json_format.MessageToDict(
+        response, preserving_proto_field_name=True, descriptor_pool=descriptor_pool.Default()
+    )
+    if style == "json" and "flow" in document:
+        extensions = document["flow"].pop("extensions", None)
+        if extensions:
+            extensions.pop("@type", None)
+            document["flow"]["sidelight"] = extensions
+    return json.dumps(document, ensure_ascii=True, separators=(",", ":"))

@@ -1,0 +1,139 @@
+"""An agent with all its ways out, started and stopped in order. Used by `agent`, by `demo` and by commands without an agent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidelight.agent import loader
+from sidelight.agent.core import Agent
+from sidelight.agent.errors import SidelightError
+from sidelight.agent.settings import AgentSettings, default_socket
+from sidelight.exporter.families import FamilyOptions
+from sidelight.exporter.hubble import HubbleServer, TlsFiles
+
+if TYPE_CHECKING:
+    from sidelight.exporter.otlp import OtlpExporter
+    from sidelight.exporter.web import WebServer
+    from sidelight.identity.kubernetes import KubernetesIndex
+
+log = logging.getLogger("sidelight")
+
+
+class Runtime:
+    """All parts of a running agent. start() raises SidelightError and leaves nothing half-started."""
+
+    def __init__(self, settings: AgentSettings, values: dict[str, Any] | None = None) -> None:
+        self.settings = settings
+        self.values = values or {}
+        self.web: WebServer | None = None
+        self.hubble: HubbleServer | None = None
+        self.otlp: OtlpExporter | None = None
+        self.index: KubernetesIndex | None = None
+        self.agent: Agent
+
+    def family_options(self) -> FamilyOptions:
+        groups = self.values.get("groups") or ("http", "tcp", "dns")
+        return FamilyOptions(
+            groups=frozenset({*groups, "self"}),
+            max_edges=self.values.get("max_edges", 5000),
+            ttl_s=self.values.get("series_ttl", 900.0),
+            istio_cluster=self.settings.cluster or "Kubernetes",
+        )
+
+    def start(self) -> None:
+        settings = self.settings
+        if settings.kubernetes:
+            from sidelight.identity.kubernetes import KubernetesIndex
+
+            self.index = KubernetesIndex.connect(
+                kubeconfig=settings.kubeconfig,
+                node=settings.node,
+                cluster=settings.cluster,
+                scope=settings.identity_scope,
+                metric_labels=settings.metric_labels,
+                tombstone_s=settings.tombstone_s,
+            )
+        self.agent = Agent(settings, self.index)
+        try:
+            if self.index:
+                self.index.start()
+            self.agent.start()
+            self._start_exporters()
+        except SidelightError:
+            self.stop(detach=False)
+            raise
+        load = self.agent.load
+        log.info(
+            "observing %s as instance %s (programs %s%s)",
+            settings.cgroup, settings.instance, load.status, ", compiled" if load.compiled else "",
+        )  # fmt: skip
+        if load.status == "restarted":
+            log.warning("the layout of the kernel's maps changed: counting starts anew")
+
+    def _start_exporters(self) -> None:
+        values = self.values
+        socket_path = values.get("socket_path") or default_socket(self.settings.instance, self.settings.state)
+        tls = None
+        if values.get("tls_cert") and values.get("tls_key"):
+            tls = TlsFiles(values["tls_cert"], values["tls_key"], values.get("tls_client_ca"))
+        if values.get("otlp"):
+            from sidelight.exporter.otlp import OtlpExporter
+
+            self.otlp = OtlpExporter(self.agent, self.family_options())
+        self.hubble = HubbleServer(
+            self.agent,
+            socket_path,
+            f"{self.settings.cluster or 'default'}/{self.settings.node}" if self.settings.cluster else self.settings.node,
+            listen=values.get("hubble_listen", ""),
+            tls=tls,
+            plaintext=values.get("hubble_plaintext", False),
+            advertise=values.get("hubble_advertise", ""),
+        )
+        listen = values.get("metrics_listen", "off")
+        if listen != "off":
+            from sidelight.exporter.web import Renderer, WebServer
+
+            exemplars = self.otlp.exemplars if self.otlp else None
+            renderer = Renderer(self.agent, self.family_options(), exemplars)
+            self.web = WebServer(self.agent, renderer, listen, map_anywhere=values.get("map_anywhere", False))
+
+    def reload_if_changed(self) -> None:
+        """Takes in what can be changed while running, when the configuration file has changed."""
+        from sidelight.cli.config import reloaded_capture
+
+        capture = reloaded_capture(self.values, self.settings.capture)
+        if capture is not None:
+            self.agent.reconfigure(capture)
+            log.info("configuration read again")
+
+    def stop(self, detach: bool) -> None:
+        for part in (self.web, self.otlp, self.hubble, self.index):
+            if part is not None:
+                part.stop()
+        if hasattr(self, "agent") and hasattr(self.agent, "_thread"):
+            self.agent.stop()
+        if detach:
+            loader.unload(self.settings.instance, self.settings.bpffs)
+
+
+@contextlib.contextmanager
+def temporary(settings: AgentSettings) -> Iterator[Path]:
+    """An agent for the length of one command: the path of its socket. Leaves nothing behind."""
+    import shutil
+
+    runtime = Runtime(settings)
+    runtime.start()
+    try:
+        yield default_socket(settings.instance, settings.state)
+    finally:
+        runtime.stop(detach=True)
+        shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
+
+
+def temporary_instance(prefix: str) -> str:
+    return f"{prefix}-{os.getpid()}"
