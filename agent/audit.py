@@ -66,7 +66,11 @@ def audit(agent: Agent) -> dict[str, Any]:
     agent.drain_now()
     snapshot = agent.snapshot()
     rows = [
-        (key.protocol, key.status, int(snapshot.latencies.values["buckets"][i].sum()) + int(snapshot.latencies.values["untimed"][i]))
+        (
+            key.protocol,
+            key.status,
+            int(snapshot.latencies.values["buckets"][i].sum()) + int(snapshot.latencies.values["untimed"][i]),
+        )
         for i, key in enumerate(snapshot.latencies.keys)
     ]
     early = laws(before, snapshot.edges.values, rows)

@@ -181,9 +181,7 @@ class Books:
             len(keys),
         )
 
-    def _latency_rows(
-        self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
-    ) -> np.ndarray:
+    def _latency_rows(self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]) -> np.ndarray:
         rows = np.zeros(len(keys), np.uint32)
         for index, key in enumerate(keys):
             edge = _edge_key(key["edge"], resolver, at, names, 0)

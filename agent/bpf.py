@@ -103,9 +103,7 @@ def create_map(
     options = _MapOptions(sz=ct.sizeof(_MapOptions), map_flags=flags, inner_map_fd=inner_fd)
     if btf:
         options.btf_fd, options.btf_key_type_id, options.btf_value_type_id = btf
-    fd: int = _libbpf().bpf_map_create(
-        kind, name[:15].encode(), key_bytes, value_bytes, entries, ct.byref(options)
-    )
+    fd: int = _libbpf().bpf_map_create(kind, name[:15].encode(), key_bytes, value_bytes, entries, ct.byref(options))
     if fd < 0:
         raise _fail(f"cannot create map {name}", fd)
     return fd
@@ -140,7 +138,12 @@ def load_program(kind: int, attach_type: int, name: str, instructions: bytes) ->
             log_buf=ct.cast(log, ct.c_char_p),
         )
         fd: int = _libbpf().bpf_prog_load(
-            kind, name[:15].encode(), b"Dual BSD/GPL", instructions, ct.c_size_t(len(instructions) // 8), ct.byref(options)
+            kind,
+            name[:15].encode(),
+            b"Dual BSD/GPL",
+            instructions,
+            ct.c_size_t(len(instructions) // 8),
+            ct.byref(options),
         )
         if fd >= 0:
             return fd, log.value.decode("utf-8", "replace")

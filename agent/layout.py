@@ -107,9 +107,7 @@ METHODS = tuple(
 )
 FAIL_REASONS = tuple(name.removeprefix("FAIL_").lower() for name in CONSTANTS if name.startswith("FAIL_"))
 CLOSE_REASONS_NAMES = tuple(
-    name.removeprefix("CLOSE_").lower()
-    for name in CONSTANTS
-    if name.startswith("CLOSE_") and name != "CLOSE_REASONS"
+    name.removeprefix("CLOSE_").lower() for name in CONSTANTS if name.startswith("CLOSE_") and name != "CLOSE_REASONS"
 )
 
 LATENCY_BUCKETS = CONSTANTS["LATENCY_BUCKETS"]

@@ -47,7 +47,7 @@ struct direction {
 struct connection {
 	struct edge_key key;
 	struct direction dir[2];
-	u64 started_ns;	    /* SYN sent, or first met */
+	u64 started_ns; /* SYN sent, or first met */
 	u64 established_ns;
 	u64 rtt_sampled_ns;
 	u32 tx_segments_flushed, rx_segments_flushed, retransmits_flushed;
@@ -78,8 +78,8 @@ enum http_flags {
 	HTTP_SKIP_LINE = 1, /* the line's start was dealt with, its end is still to come */
 	HTTP_CHUNKED = 2,
 	HTTP_LENGTH = 4,
-	HTTP_BAD = 8, /* framing fields contradict each other */
-	HTTP_CODED = 16, /* transfer-encoding whose last coding is not chunked */
+	HTTP_BAD = 8,	  /* framing fields contradict each other */
+	HTTP_CODED = 16,  /* transfer-encoding whose last coding is not chunked */
 	HTTP_PUSHED = 32, /* this request has its place in the pipeline */
 	HTTP_RESYNCING = 64,
 };
@@ -92,7 +92,7 @@ struct http_stream {
 	u64 started_ns;
 	u64 body_bytes;
 	u64 body_flushed;
-	u32 next;	  /* sequence number of the next byte to parse */
+	u32 next; /* sequence number of the next byte to parse */
 	u32 started_seq;
 	u32 offset, left; /* rest of the segment at hand, in the skb */
 	u16 have;	  /* bytes in `window` */
@@ -102,9 +102,9 @@ struct http_stream {
 	u8 method;
 	u8 slot; /* source of the bytes at hand: 0 the skb, else 1 + reorder slot */
 	u32 busy;
-	u16 stashed; /* segments kept in the reorder storage */
-	u8 flush;    /* the segment at hand asks for the books to be brought up to date */
-	u8 request;  /* this is the direction of requests */
+	u16 stashed;   /* segments kept in the reorder storage */
+	u8 flush;      /* the segment at hand asks for the books to be brought up to date */
+	u8 request;    /* this is the direction of requests */
 	u16 length_at; /* Content-Length's value in the window, this step; 0: none */
 	u8 pad[6];
 };
@@ -134,8 +134,8 @@ struct http_connection {
 	struct http_stream streams[2]; /* RX, TX */
 	struct http_request requests[HTTP_PIPELINE];
 	struct http_text texts[HTTP_TEXTS];
-	u32 head; /* requests pushed; written by the request side */
-	u32 tail; /* requests answered; written by the response side */
+	u32 head;			/* requests pushed; written by the request side */
+	u32 tail;			/* requests answered; written by the response side */
 	u32 untimed_head, untimed_tail; /* the same beyond HTTP_PIPELINE */
 	u8 confirmed;
 	u8 opaque; /* upgraded or tunnelled */

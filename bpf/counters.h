@@ -9,57 +9,57 @@
 #ifndef SIDELIGHT_COUNTERS_H
 #define SIDELIGHT_COUNTERS_H
 
-#define COUNTERS(X)                                                                                \
-	X(seen_attempts, SEEN, "connection attempts (first SYN sent)")                                  \
-	X(seen_opened, SEEN, "connections established")                                                 \
-	X(seen_adopted, SEEN, "connections older than the programs, met on a packet")                   \
-	X(seen_failed, SEEN, "attempts that failed")                                                    \
-	X(seen_closed, SEEN, "connections ended")                                                       \
-	X(seen_requests, SEEN, "HTTP request heads complete, or answered before that")                  \
-	X(seen_responses, SEEN, "HTTP final responses matched to a request")                            \
-	X(seen_unanswered, SEEN, "HTTP requests whose connection ended without a response")             \
-	X(seen_dns_queries, SEEN, "DNS queries sent or received over UDP")                              \
-	X(seen_dns_responses, SEEN, "DNS responses matched to a query")                                 \
-	X(seen_events, SEEN, "events wanted")                                                           \
-	X(seen_http2, SEEN, "connections that began with the HTTP/2 preface: opaque")                   \
-	X(seen_tls, SEEN, "connections that began with a TLS ClientHello: opaque")                      \
-	X(sent_events, SEEN, "events written to the ring buffer")                                       \
-	X(lost_event_ring_full, LOST, "events the full ring buffer refused")                            \
-	X(lost_event_suppressed, LOST, "events over the rate limit")                                    \
-	X(lost_event_sampled_out, LOST, "ordinary requests not chosen by sampling")                     \
-	X(lost_event_shed, LOST, "events while the governor has them off")                              \
-	X(lost_edge_map_full, LOST, "updates that went to the overflow edge: exact, without a name")    \
-	X(lost_latency_map_full, LOST, "updates that went to the overflow latency: exact, no name")     \
-	X(lost_edge_no_map, LOST, "updates without a map to go to")                                     \
-	X(lost_connection_storage, LOST, "connections without state: out of memory")                    \
-	X(lost_http_storage, LOST, "HTTP connections without state: out of memory")                     \
-	X(lost_reorder_storage, LOST, "reordered segments not kept: out of memory")                     \
-	X(lost_header_read, LOST, "packets whose IP or TCP header could not be read")                   \
-	X(lost_payload_read, LOST, "segments whose payload could not be read")                          \
-	X(lost_ipv6_extension, LOST, "IPv6 packets with extension headers we do not follow")            \
-	X(lost_out_of_window, LOST, "segments far outside the receive window")                          \
-	X(lost_http_contended, LOST, "segments met while another CPU held the stream")                  \
-	X(lost_http_tail_call, LOST, "streams left because a tail call failed")                         \
-	X(lost_http_sync, UNDECIDED, "HTTP streams whose framing was lost")                             \
-	X(lost_http_sync_requests, UNDECIDED, "requests in flight when the framing was lost")           \
-	X(http_resync, UNDECIDED, "HTTP streams picked up again at a head")                             \
-	X(http_bad_framing, UNDECIDED, "heads whose length cannot be told (RFC 9112, 6.3)")             \
-	X(http_incomplete_head, UNDECIDED, "request heads the connection ended within")                 \
-	X(http_unmatched_response, UNDECIDED, "responses without a request")                            \
-	X(http_untimed, UNDECIDED, "requests beyond the pipeline depth: counted, not timed")            \
-	X(http_not_http, UNDECIDED, "connections that began like HTTP and were not")                    \
-	X(http_shed_connections, LOST, "HTTP connections left opaque while L7 is off")                  \
-	X(role_guessed, UNDECIDED, "adopted connections whose role came from the port numbers")         \
-	X(unknown_cgroup, UNDECIDED, "connections that ended before a packet told their cgroup")        \
-	X(dns_unmatched_response, UNDECIDED, "DNS responses without a query")                           \
-	X(dns_unanswered, UNDECIDED, "DNS queries forgotten for a newer one of the socket")             \
+#define COUNTERS(X)                                                                                                    \
+	X(seen_attempts, SEEN, "connection attempts (first SYN sent)")                                                 \
+	X(seen_opened, SEEN, "connections established")                                                                \
+	X(seen_adopted, SEEN, "connections older than the programs, met on a packet")                                  \
+	X(seen_failed, SEEN, "attempts that failed")                                                                   \
+	X(seen_closed, SEEN, "connections ended")                                                                      \
+	X(seen_requests, SEEN, "HTTP request heads complete, or answered before that")                                 \
+	X(seen_responses, SEEN, "HTTP final responses matched to a request")                                           \
+	X(seen_unanswered, SEEN, "HTTP requests whose connection ended without a response")                            \
+	X(seen_dns_queries, SEEN, "DNS queries sent or received over UDP")                                             \
+	X(seen_dns_responses, SEEN, "DNS responses matched to a query")                                                \
+	X(seen_events, SEEN, "events wanted")                                                                          \
+	X(seen_http2, SEEN, "connections that began with the HTTP/2 preface: opaque")                                  \
+	X(seen_tls, SEEN, "connections that began with a TLS ClientHello: opaque")                                     \
+	X(sent_events, SEEN, "events written to the ring buffer")                                                      \
+	X(lost_event_ring_full, LOST, "events the full ring buffer refused")                                           \
+	X(lost_event_suppressed, LOST, "events over the rate limit")                                                   \
+	X(lost_event_sampled_out, LOST, "ordinary requests not chosen by sampling")                                    \
+	X(lost_event_shed, LOST, "events while the governor has them off")                                             \
+	X(lost_edge_map_full, LOST, "updates that went to the overflow edge: exact, without a name")                   \
+	X(lost_latency_map_full, LOST, "updates that went to the overflow latency: exact, no name")                    \
+	X(lost_edge_no_map, LOST, "updates without a map to go to")                                                    \
+	X(lost_connection_storage, LOST, "connections without state: out of memory")                                   \
+	X(lost_http_storage, LOST, "HTTP connections without state: out of memory")                                    \
+	X(lost_reorder_storage, LOST, "reordered segments not kept: out of memory")                                    \
+	X(lost_header_read, LOST, "packets whose IP or TCP header could not be read")                                  \
+	X(lost_payload_read, LOST, "segments whose payload could not be read")                                         \
+	X(lost_ipv6_extension, LOST, "IPv6 packets with extension headers we do not follow")                           \
+	X(lost_out_of_window, LOST, "segments far outside the receive window")                                         \
+	X(lost_http_contended, LOST, "segments met while another CPU held the stream")                                 \
+	X(lost_http_tail_call, LOST, "streams left because a tail call failed")                                        \
+	X(lost_http_sync, UNDECIDED, "HTTP streams whose framing was lost")                                            \
+	X(lost_http_sync_requests, UNDECIDED, "requests in flight when the framing was lost")                          \
+	X(http_resync, UNDECIDED, "HTTP streams picked up again at a head")                                            \
+	X(http_bad_framing, UNDECIDED, "heads whose length cannot be told (RFC 9112, 6.3)")                            \
+	X(http_incomplete_head, UNDECIDED, "request heads the connection ended within")                                \
+	X(http_unmatched_response, UNDECIDED, "responses without a request")                                           \
+	X(http_untimed, UNDECIDED, "requests beyond the pipeline depth: counted, not timed")                           \
+	X(http_not_http, UNDECIDED, "connections that began like HTTP and were not")                                   \
+	X(http_shed_connections, LOST, "HTTP connections left opaque while L7 is off")                                 \
+	X(role_guessed, UNDECIDED, "adopted connections whose role came from the port numbers")                        \
+	X(unknown_cgroup, UNDECIDED, "connections that ended before a packet told their cgroup")                       \
+	X(dns_unmatched_response, UNDECIDED, "DNS responses without a query")                                          \
+	X(dns_unanswered, UNDECIDED, "DNS queries forgotten for a newer one of the socket")                            \
 	X(dns_malformed, UNDECIDED, "packets on port 53 that are not DNS")
 
 enum counter {
 #define X(name, kind, meaning) COUNTER_##name,
 	COUNTERS(X)
 #undef X
-		COUNTER_COUNT
+	    COUNTER_COUNT
 };
 
 #endif

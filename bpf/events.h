@@ -58,8 +58,8 @@ static __always_inline void event_fill(struct event *e, struct connection *c, u8
 	e->type = type;
 	e->reason = 0;
 	e->method = 0;
-	e->flags = (c->flags & CONN_ADOPTED ? EVENT_ADOPTED : 0) |
-		   (c->flags & CONN_ROLE_GUESSED ? EVENT_ROLE_GUESSED : 0);
+	e->flags =
+	    (c->flags & CONN_ADOPTED ? EVENT_ADOPTED : 0) | (c->flags & CONN_ROLE_GUESSED ? EVENT_ROLE_GUESSED : 0);
 	e->text_length = 0;
 	e->srtt_us = 0;
 	e->duration_ns = 0;

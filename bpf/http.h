@@ -35,7 +35,7 @@
 #define WORD_CHUNKED WORD('c', 'h', 'u', 'n', 'k', 'e', 'd', 0)
 #define WORD_HTTP_1 WORD('H', 'T', 'T', 'P', '/', '1', '.', 0)
 #define WORD_PRI WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T')
-#define LOW(n) ((1ULL << ((n) * 8)) - 1) /* the first n characters */
+#define LOW(n) ((1ULL << ((n)*8)) - 1) /* the first n characters */
 
 /* Read afresh each time: values kept in registers would multiply the verifier's states by the turns of a loop. */
 #define HAVE(s) (*(volatile u16 *)&(s)->have)
@@ -339,8 +339,8 @@ static __always_inline void http_event(void *ctx, struct connection *c, struct h
 }
 
 /* Books one request: answered with `status`, or 0 when its connection ended first. */
-static __always_inline void http_book(void *ctx, struct connection *c, struct http_connection *h, u32 index,
-				      u16 status, u64 now, u64 answered_ns, u32 response_seq, u8 reason)
+static __always_inline void http_book(void *ctx, struct connection *c, struct http_connection *h, u32 index, u16 status,
+				      u64 now, u64 answered_ns, u32 response_seq, u8 reason)
 {
 	struct http_request *r = &h->requests[index & (HTTP_PIPELINE - 1)];
 	struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1};
@@ -626,8 +626,8 @@ static __always_inline void http_bad_start(struct connection *c, struct http_con
 /*
  * One step over the bytes at hand (s->offset, s->left). True when another step is wanted for them.
  */
-static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct connection *c,
-				      struct http_connection *h, struct http_stream *s, struct reorder *kept)
+static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct connection *c, struct http_connection *h,
+				      struct http_stream *s, struct reorder *kept)
 {
 	u32 line = 0, position = 0, stop = STOP_NONE, end = 0;
 
@@ -670,8 +670,7 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 		if (s->state == HTTP_HEADERS || s->state == HTTP_TRAILERS) {
 			if (s->flags & HTTP_SKIP_LINE) {
 				s->flags &= ~HTTP_SKIP_LINE;
-			} else if (end == line ||
-				   (end == line + 1 && s->window[at(line)] == '\r')) {
+			} else if (end == line || (end == line + 1 && s->window[at(line)] == '\r')) {
 				stop = STOP_HEAD;
 				break;
 			} else if (s->state == HTTP_HEADERS) {

@@ -9,10 +9,10 @@
 #include "http.h"
 #include "packet.h"
 
-#define WINDOW_LIMIT (1 << 26)	  /* no receive window is larger than this in practice */
-#define FLUSH_BYTES (64 * 1024)	  /* unflushed bytes of a stream that never pushes */
-#define BUSY_SPINS 256		  /* waits for another CPU's run: about a microsecond */
-#define RTT_SAMPLE_JIFFIES 2500	  /* between RTT samples of a long-lived connection: 10 s at 250 Hz */
+#define WINDOW_LIMIT (1 << 26)	/* no receive window is larger than this in practice */
+#define FLUSH_BYTES (64 * 1024) /* unflushed bytes of a stream that never pushes */
+#define BUSY_SPINS 256		/* waits for another CPU's run: about a microsecond */
+#define RTT_SAMPLE_JIFFIES 2500 /* between RTT samples of a long-lived connection: 10 s at 250 Hz */
 #define TCP_LISTEN_ 10
 
 static __always_inline struct reorder *reorder_of(struct bpf_sock *sk, int dir, u64 flags)

@@ -259,7 +259,8 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 	}
 	if (flush)
 		connection_flush_packet(sk, c, h, dir);
-	if ((c->flags & CONN_ADOPTED) && ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
+	if ((c->flags & CONN_ADOPTED) &&
+	    ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
 		connection_end(c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0, bpf_get_socket_cookie(skb));
 		return c->l7 == L7_HTTP ? NEXT_CLOSE : NEXT_NONE;
 	}

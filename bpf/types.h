@@ -71,8 +71,8 @@ enum event_type {
 };
 
 enum event_flags {
-	EVENT_ADOPTED = 1,	  /* the connection is older than the programs */
-	EVENT_UNANSWERED = 2,	  /* the connection ended before a response */
+	EVENT_ADOPTED = 1,    /* the connection is older than the programs */
+	EVENT_UNANSWERED = 2, /* the connection ended before a response */
 	EVENT_SLOW = 4,
 	EVENT_TEXT_TRUNCATED = 8,
 	EVENT_ROLE_GUESSED = 16,
@@ -167,12 +167,12 @@ struct payload_event {
 
 /* Set by the agent at any time; zero means off. */
 struct settings {
-	u64 slow_ns;	       /* requests at least this slow are events of the priority class */
-	u32 sample_period;     /* one of so many ordinary requests is an event; 0: none */
-	u32 ordinary_rate;     /* events a second and CPU, ordinary requests */
-	u32 priority_rate;     /* failed, slow and trace-sampled requests */
-	u32 connection_rate;   /* opens, closes and failures */
-	u32 payload_rate;      /* DNS and TLS */
+	u64 slow_ns;	     /* requests at least this slow are events of the priority class */
+	u32 sample_period;   /* one of so many ordinary requests is an event; 0: none */
+	u32 ordinary_rate;   /* events a second and CPU, ordinary requests */
+	u32 priority_rate;   /* failed, slow and trace-sampled requests */
+	u32 connection_rate; /* opens, closes and failures */
+	u32 payload_rate;    /* DNS and TLS */
 	u8 events;
 	u8 head_text;
 	u8 l7;

@@ -25,37 +25,126 @@ METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
 @options.instance_option
 @options.bpffs_option
 @options.socket_option
-@click.option("--config", "config_path", type=click.Path(path_type=Path, exists=True), metavar="FILE", help="YAML; flags and SIDELIGHT_* variables win over it. See `sidelight config`.")
-@click.option("--metrics-listen", default="127.0.0.1:9464", show_default=True, metavar="HOST:PORT", help="Where /metrics, /healthz, /readyz and /map are served; `off` for nowhere.")
-@click.option("--metrics", "groups", multiple=True, type=click.Choice(METRIC_GROUPS), help="Families to show; repeat. Default: http, tcp and dns.")
-@click.option("--max-series", "max_edges", default=5000, show_default=True, help="Edges shown at most: the smallest beyond fold into `other`. 0: no limit.")
-@click.option("--series-ttl", default=900.0, show_default=True, metavar="SECONDS", help="Quiet edges are dropped after this time.")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="YAML; flags and SIDELIGHT_* variables win over it. See `sidelight config`.",
+)
+@click.option(
+    "--metrics-listen",
+    default="127.0.0.1:9464",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /metrics, /healthz, /readyz and /map are served; `off` for nowhere.",
+)
+@click.option(
+    "--metrics",
+    "groups",
+    multiple=True,
+    type=click.Choice(METRIC_GROUPS),
+    help="Families to show; repeat. Default: http, tcp and dns.",
+)
+@click.option(
+    "--max-series",
+    "max_edges",
+    default=5000,
+    show_default=True,
+    help="Edges shown at most: the smallest beyond fold into `other`. 0: no limit.",
+)
+@click.option(
+    "--series-ttl", default=900.0, show_default=True, metavar="SECONDS", help="Quiet edges are dropped after this time."
+)
 @click.option("--map/--no-map", "map_anywhere", default=False, help="Serve /map outside loopback too.")
-@click.option("--hubble-listen", default="", metavar="HOST:PORT", help="Serve the Hubble API on TCP too (4244 is usual).")
+@click.option(
+    "--hubble-listen", default="", metavar="HOST:PORT", help="Serve the Hubble API on TCP too (4244 is usual)."
+)
 @click.option("--hubble-plaintext", is_flag=True, help="...without TLS.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate of the Hubble API; followed when it changes.")
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Certificate of the Hubble API; followed when it changes.",
+)
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--tls-client-ca", type=click.Path(path_type=Path), metavar="FILE", help="Clients must show a certificate of this CA.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Clients must show a certificate of this CA.",
+)
 @click.option("--hubble-advertise", default="", metavar="HOST:PORT", help="Address that peers are told.")
 @click.option("--otlp", is_flag=True, help="Send metrics and spans by OTLP; OTEL_* variables say where to.")
-@click.option("--max-edges", "map_entries", default=16384, show_default=True, metavar="N", help="Entries of the kernel's maps.")
-@click.option("--ring-pages", default=256, show_default=True, metavar="N", help="Pages of the kernel's event ring, a power of two.")
+@click.option(
+    "--max-edges", "map_entries", default=16384, show_default=True, metavar="N", help="Entries of the kernel's maps."
+)
+@click.option(
+    "--ring-pages",
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Pages of the kernel's event ring, a power of two.",
+)
 @click.option("--flow-memory", default=64, show_default=True, metavar="MB", help="Memory of the ring of flows.")
 @click.option("--slow", default=0.5, show_default=True, metavar="SECONDS", help="Requests this slow are always events.")
-@click.option("--sample", default=1, show_default=True, metavar="N", help="One of N ordinary requests is an event; 0: none.")
-@click.option("--event-rate", default=250, show_default=True, metavar="N", help="Events a second, CPU and class at most.")
-@click.option("--interval", default=1.0, show_default=True, metavar="SECONDS", help="Between drains of the kernel's books.")
-@click.option("--cpu-budget", default=0.0, metavar="CORES", help="Shed detail above this CPU use, the programs' included. 0: none.")
+@click.option(
+    "--sample", default=1, show_default=True, metavar="N", help="One of N ordinary requests is an event; 0: none."
+)
+@click.option(
+    "--event-rate", default=250, show_default=True, metavar="N", help="Events a second, CPU and class at most."
+)
+@click.option(
+    "--interval", default=1.0, show_default=True, metavar="SECONDS", help="Between drains of the kernel's books."
+)
+@click.option(
+    "--cpu-budget",
+    default=0.0,
+    metavar="CORES",
+    help="Shed detail above this CPU use, the programs' included. 0: none.",
+)
 @click.option("--memory-budget", default=0, metavar="MB", help="Shed detail above this memory. 0: none.")
 @click.option("--kubeconfig", default="", metavar="FILE", help="Kubernetes, from outside of it.")
-@click.option("--kube/--no-kube", "kube", default=None, help="Kubernetes names. Default: when in a cluster or with --kubeconfig.")
-@click.option("--node-name", default="", envvar="NODE_NAME", metavar="NAME", help="This node. Default: the host's name.")
+@click.option(
+    "--kube/--no-kube", "kube", default=None, help="Kubernetes names. Default: when in a cluster or with --kubeconfig."
+)
+@click.option(
+    "--node-name", default="", envvar="NODE_NAME", metavar="NAME", help="This node. Default: the host's name."
+)
 @click.option("--cluster-name", default="", metavar="NAME", help="Label of every identity of this cluster.")
-@click.option("--identity-scope", type=click.Choice(["cluster", "node+services"]), default="cluster", show_default=True, help="What is watched: see docs/identity.md for the cost of each.")
-@click.option("--metric-label", "metric_labels", multiple=True, metavar="LABEL", help="A pod label that becomes a metric label; repeat.")
-@click.option("--external-name", "external_suffixes", multiple=True, metavar="SUFFIX", help="DNS suffix whose names may become metric labels; repeat.")
-@click.option("--state", default=STATE_ROOT, type=click.Path(path_type=Path), metavar="DIR", help="Where state and socket are kept.")
-@click.option("--detach-on-exit", is_flag=True, help="Remove the programs on a clean stop. Default: they go on counting for the next agent.")
+@click.option(
+    "--identity-scope",
+    type=click.Choice(["cluster", "node+services"]),
+    default="cluster",
+    show_default=True,
+    help="What is watched: see docs/identity.md for the cost of each.",
+)
+@click.option(
+    "--metric-label",
+    "metric_labels",
+    multiple=True,
+    metavar="LABEL",
+    help="A pod label that becomes a metric label; repeat.",
+)
+@click.option(
+    "--external-name",
+    "external_suffixes",
+    multiple=True,
+    metavar="SUFFIX",
+    help="DNS suffix whose names may become metric labels; repeat.",
+)
+@click.option(
+    "--state",
+    default=STATE_ROOT,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where state and socket are kept.",
+)
+@click.option(
+    "--detach-on-exit",
+    is_flag=True,
+    help="Remove the programs on a clean stop. Default: they go on counting for the next agent.",
+)
 @click.option("--log-json", is_flag=True, help="Logs as JSON lines.")
 @click.option("-v", "--verbose", is_flag=True)
 def agent_command(**arguments: Any) -> None:
@@ -184,5 +273,3 @@ def configure_logging(as_json: bool, verbose: bool) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)
     for noisy in ("pyroute2", "urllib3", "grpc"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-
-

@@ -55,7 +55,9 @@ class Client:
             )
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-                raise SidelightError(f"{name} is not a Sidelight agent: it has flows (`tail`) but no `{kind}`") from None
+                raise SidelightError(
+                    f"{name} is not a Sidelight agent: it has flows (`tail`) but no `{kind}`"
+                ) from None
             raise SidelightError(f"{name}: {error.details() or error.code().name}") from None
         document: dict[str, Any] = json.loads(answer.json)
         return document

@@ -161,6 +161,12 @@ def show(path: Path | None) -> None:
     for key, parameter in sorted(_schema().items()):
         default = parameter.get_default(click.Context(config_command), call=True)
         value = values.get(str(parameter.name), default)
-        shown = list(value) if isinstance(value, tuple) else value if isinstance(value, (int, float, bool)) else str(value or "")
+        shown = (
+            list(value)
+            if isinstance(value, tuple)
+            else value
+            if isinstance(value, (int, float, bool))
+            else str(value or "")
+        )
         mark = " *" if key in RELOADABLE else ""
         click.echo(f"{key}: {yaml.safe_dump(shown, default_flow_style=True).splitlines()[0]}{mark and '  #' + mark}")

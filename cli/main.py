@@ -9,6 +9,10 @@ import sys
 
 import click
 
+# gRPC's C core logs by itself; what matters to a user reaches them as an error of ours
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from sidelight import __version__
 from sidelight.agent.errors import SidelightError
 

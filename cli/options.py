@@ -83,5 +83,3 @@ def check_machine(cgroup: Path | None, bpffs: Path) -> tuple[Path, Path]:
 
 def socket_of(socket_path: Path | None, instance: str) -> Path:
     return socket_path or default_socket(instance, STATE_ROOT)
-
-

@@ -71,7 +71,9 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
     kind = detail.kind
     seconds = duration_text(detail.duration_ns / 1e9)
     if kind == "open":
-        return ("adopted" if detail.adopted else f"open in {seconds}" if detail.reporter == "source" else "accepted"), ""
+        return (
+            "adopted" if detail.adopted else f"open in {seconds}" if detail.reporter == "source" else "accepted"
+        ), ""
     if kind == "fail":
         return f"FAILED {detail.reason.replace('_', ' ')} after {seconds}", "red"
     if kind == "close":
@@ -102,7 +104,14 @@ def line(response: observer_pb2.GetFlowsResponse, style: str, *, width: int = 0,
     service = flow.destination_service
     if service.name and service.name not in destination:
         destination += f" (svc {service.name})"
-    parts = [stamp, *([flow.node_name] if node else []), source, arrow, destination, click.style(text, fg=colour or None)]
+    parts = [
+        stamp,
+        *([flow.node_name] if node else []),
+        source,
+        arrow,
+        destination,
+        click.style(text, fg=colour or None),
+    ]
     if wide:
         parts.append(
             click.style(

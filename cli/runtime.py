@@ -18,8 +18,9 @@ from sidelight.exporter.hubble import HubbleServer, TlsFiles
 
 if TYPE_CHECKING:
     from sidelight.exporter.otlp import OtlpExporter
-    from sidelight.exporter.web import WebServer
     from sidelight.identity.kubernetes import KubernetesIndex
+
+    from sidelight.exporter.web import WebServer
 
 log = logging.getLogger("sidelight")
 
@@ -88,7 +89,9 @@ class Runtime:
         self.hubble = HubbleServer(
             self.agent,
             socket_path,
-            f"{self.settings.cluster or 'default'}/{self.settings.node}" if self.settings.cluster else self.settings.node,
+            f"{self.settings.cluster or 'default'}/{self.settings.node}"
+            if self.settings.cluster
+            else self.settings.node,
             listen=values.get("hubble_listen", ""),
             tls=tls,
             plaintext=values.get("hubble_plaintext", False),

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sidelight.agent.errors import ConfigError
 from sidelight.cli import options
 from sidelight.cli.client import connect
 from sidelight.cli.render import detail_of, line
-from sidelight.cli.selectors import Selection, duration_s, is_failed, moment
+from sidelight.cli.selection import Selection, duration_s, is_failed, moment
 from sidelight.exporter.proto import observer_pb2
 
 STYLES = ("compact", "wide", "json", "jsonpb")
@@ -39,8 +39,22 @@ def complete_workload(ctx: click.Context, parameter: click.Parameter, incomplete
 @click.argument("selectors", nargs=-1, shell_complete=complete_workload)
 @options.connection_options
 @options.cgroup_option
-@click.option("--from", "sources", multiple=True, metavar="SELECTOR", help="Only from this end; repeat for more.", shell_complete=complete_workload)
-@click.option("--to", "destinations", multiple=True, metavar="SELECTOR", help="Only to this end; repeat for more.", shell_complete=complete_workload)
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Only from this end; repeat for more.",
+    shell_complete=complete_workload,
+)
+@click.option(
+    "--to",
+    "destinations",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Only to this end; repeat for more.",
+    shell_complete=complete_workload,
+)
 @click.option("--status", multiple=True, metavar="STATUS", help="HTTP status or class: 404, 5xx; repeat for more.")
 @click.option("--method", "methods", multiple=True, metavar="METHOD", help="HTTP method; repeat for more.")
 @click.option("--path", default="", metavar="PREFIX", help="Requests whose path begins so.")
@@ -52,9 +66,17 @@ def complete_workload(ctx: click.Context, parameter: click.Parameter, incomplete
 @click.option("--since", default="", metavar="TIME", help="From this time on: 5m, or 2024-05-01T12:00:00.")
 @click.option("--until", default="", metavar="TIME")
 @click.option("--last", default=None, type=click.IntRange(0), metavar="N", help="Begin with the last N.")
-@click.option("--follow/--no-follow", "-f", default=None, help="Go on with new flows. Default: unless --last, --until or --file.")
+@click.option(
+    "--follow/--no-follow", "-f", default=None, help="Go on with new flows. Default: unless --last, --until or --file."
+)
 @click.option("-n", "--count", default=0, type=click.IntRange(0), metavar="N", help="Stop after N flows.")
-@click.option("--file", "path_", type=click.Path(path_type=Path, exists=True), metavar="FILE", help="Flows of a file that `sidelight record` wrote.")
+@click.option(
+    "--file",
+    "path_",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Flows of a file that `sidelight record` wrote.",
+)
 @click.option("-o", "--output", type=click.Choice(STYLES), default="compact", show_default=True)
 @click.option("--no-color", is_flag=True, help="Or set NO_COLOR.")
 def tail_command(**arguments: Any) -> None:
@@ -93,7 +115,7 @@ def tail_command(**arguments: Any) -> None:
 
 def flows_request(selection: Selection, arguments: dict[str, Any]) -> observer_pb2.GetFlowsRequest:
     """The GetFlows request of a command's arguments. Raises ConfigError."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     follow = arguments.get("follow")
     bounded = arguments.get("last") is not None or arguments.get("until")
     if follow is None:
@@ -102,9 +124,9 @@ def flows_request(selection: Selection, arguments: dict[str, Any]) -> observer_p
         number=arguments.get("last") or 0, follow=follow, whitelist=selection.filters()
     )
     if arguments.get("since"):
-        request.since.FromDatetime(moment(arguments["since"], now).astimezone(timezone.utc).replace(tzinfo=None))
+        request.since.FromDatetime(moment(arguments["since"], now).astimezone(UTC).replace(tzinfo=None))
     if arguments.get("until"):
-        request.until.FromDatetime(moment(arguments["until"], now).astimezone(timezone.utc).replace(tzinfo=None))
+        request.until.FromDatetime(moment(arguments["until"], now).astimezone(UTC).replace(tzinfo=None))
     if arguments.get("last") is not None and arguments.get("since"):
         raise ConfigError("--last and --since exclude each other")
     return request
@@ -129,7 +151,9 @@ def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, An
         for response in responses:
             if response.HasField("lost_events"):
                 counts["lost"] += response.lost_events.num_events_lost
-                click.echo(f"sidelight: missed {response.lost_events.num_events_lost} flows: too slow for them", err=True)
+                click.echo(
+                    f"sidelight: missed {response.lost_events.num_events_lost} flows: too slow for them", err=True
+                )
                 continue
             if not response.HasField("flow") or not wanted(response.flow):
                 continue
@@ -147,7 +171,16 @@ def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, An
 
 def summary(counts: Counter[str]) -> str:
     """`12 flows: 5 requests, 3 opened, ...; 1 failed; none missed`"""
-    words = {"request": "requests", "open": "opened", "close": "closed", "fail": "failed attempts", "dns": "DNS", "tls": "TLS"}
+    words = {
+        "request": "requests",
+        "open": "opened",
+        "close": "closed",
+        "fail": "failed attempts",
+        "dns": "DNS",
+        "tls": "TLS",
+    }
     parts = [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind]]
     lost = f"{counts['lost']} missed" if counts["lost"] else "none missed"
-    return f"{counts['shown']} flows" + (f": {', '.join(parts)}" if parts else "") + f"; {counts['failed']} failed; {lost}"
+    return (
+        f"{counts['shown']} flows" + (f": {', '.join(parts)}" if parts else "") + f"; {counts['failed']} failed; {lost}"
+    )

@@ -178,12 +178,20 @@ def markdown() -> str:
         f"Classic histogram bounds, in seconds, each an exact bound of the kernel's buckets: {bounds}.",
     ]
     for group in GROUPS:
-        lines += ["", f"## {titles[group]}", "", "| name | type | unit | labels | meaning | source |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {titles[group]}",
+            "",
+            "| name | type | unit | labels | meaning | source |",
+            "|---|---|---|---|---|---|",
+        ]
         for metric in (m for m in CATALOG if m.group == group):
             labels = metric.labels
             own = [label for label in labels if label not in EDGE_LABELS and label not in ISTIO_LABELS]
             shared = "edge" if labels[: len(_E)] == _E else "Istio's" if labels[: len(_I)] == _I else ""
-            text = ", ".join(([f"({shared})"] if shared else []) + [f"`{label}`" for label in (own if shared else labels)])
+            text = ", ".join(
+                ([f"({shared})"] if shared else []) + [f"`{label}`" for label in (own if shared else labels)]
+            )
             lines.append(
                 f"| `{metric.name}` | {metric.type} | {metric.unit} | {text} | {metric.help} | {metric.source} |"
             )

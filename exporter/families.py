@@ -238,9 +238,7 @@ class Collector:
 
 def _histogram(family: Family, labels: Labels, row: np.void, created: float) -> None:
     buckets = row["buckets"]
-    family.add_histogram(
-        labels, buckets, float(row["sum_ns"]) / 1e9, int(buckets.sum()) + int(row["untimed"]), created
-    )
+    family.add_histogram(labels, buckets, float(row["sum_ns"]) / 1e9, int(buckets.sum()) + int(row["untimed"]), created)
 
 
 def _http(collector: Collector) -> None:

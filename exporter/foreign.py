@@ -87,9 +87,7 @@ def istio(collector: Collector) -> None:
     for key, row, created in collector.requests():
         http_edges.add(key.edge)
         at = (key.edge, key.status)
-        buckets, total_ns, untimed, since = merged.get(
-            at, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0, 0, created)
-        )
+        buckets, total_ns, untimed, since = merged.get(at, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0, 0, created))
         merged[at] = (
             buckets + row["buckets"], total_ns + int(row["sum_ns"]), untimed + int(row["untimed"]), min(since, created)
         )  # fmt: skip

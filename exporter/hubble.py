@@ -263,7 +263,9 @@ def _nanoseconds(request: Any, field: str, default: int) -> int:
 class Peers(peer_pb2_grpc.PeerServicer):
     """peer.Peer: this agent as its only peer, or the nodes a function tells."""
 
-    def __init__(self, name: str, address: str, tls_name: str = "", others: Callable[[], dict[str, str]] | None = None) -> None:
+    def __init__(
+        self, name: str, address: str, tls_name: str = "", others: Callable[[], dict[str, str]] | None = None
+    ) -> None:
         self._name, self._address, self._tls_name = name, address, tls_name
         self._others = others or (lambda: {name: address})
 
@@ -299,7 +301,10 @@ class Questions(sidelight_pb2_grpc.AgentServicer):
     def Query(self, request: Any, context: grpc.ServicerContext) -> Message:
         answer = QUERIES.get(request.kind)
         if answer is None:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"unknown query {request.kind[:40]!r}; known: {', '.join(sorted(QUERIES))}")
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"unknown query {request.kind[:40]!r}; known: {', '.join(sorted(QUERIES))}",
+            )
         assert answer is not None
         try:
             document = answer(self._agent, request.argument)
@@ -348,7 +353,9 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
         current[0] = now
         return fresh
 
-    return grpc.dynamic_ssl_server_credentials(initial, fetch, require_client_authentication=files.client_ca is not None)
+    return grpc.dynamic_ssl_server_credentials(
+        initial, fetch, require_client_authentication=files.client_ca is not None
+    )
 
 
 class HubbleServer:
@@ -376,7 +383,9 @@ class HubbleServer:
             options=(("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)),
         )
         address = advertise or listen
-        observer_pb2_grpc.add_ObserverServicer_to_server(Observer(agent, node_name, address, tls is not None), self._server)
+        observer_pb2_grpc.add_ObserverServicer_to_server(
+            Observer(agent, node_name, address, tls is not None), self._server
+        )
         peer_pb2_grpc.add_PeerServicer_to_server(
             Peers(node_name, address, node_name if tls else "", peers), self._server
         )

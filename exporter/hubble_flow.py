@@ -98,7 +98,9 @@ def hubble_flow(flow: Flow, node_name: str) -> pb.Flow:
         result.destination_service.name = flow.names.service.name
         result.destination_service.namespace = flow.names.service.namespace
     result.trace_observation_point = pb.TO_STACK if client else pb.TO_ENDPOINT
-    result.event_type.type = EVENT_L7 if kind in (decode.REQUEST, decode.DNS) else EVENT_DROP if kind == decode.FAIL else EVENT_TRACE
+    result.event_type.type = (
+        EVENT_L7 if kind in (decode.REQUEST, decode.DNS) else EVENT_DROP if kind == decode.FAIL else EVENT_TRACE
+    )
     result.event_type.sub_type = TRACE_TO_STACK if client else TRACE_TO_ENDPOINT
     _fill_kind(result, flow, kind, reply)
     result.extensions.Pack(detail(flow, source, destination))
@@ -133,7 +135,7 @@ def _fill_kind(result: pb.Flow, flow: Flow, kind: int, reply: bool) -> None:
         dns.qtypes.append(flow.dns.type)
         dns.observation_source = "sidelight"
         answer = ", ".join(flow.dns.addresses) or f"rcode {flow.dns.rcode}"
-        result.Summary = f"DNS Answer \"{answer}\" ({flow.dns.type} {dns.query})"
+        result.Summary = f'DNS Answer "{answer}" ({flow.dns.type} {dns.query})'
 
 
 def _fill_http(result: pb.Flow, flow: Flow, reply: bool) -> None:

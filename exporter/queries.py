@@ -60,7 +60,9 @@ def _edges(agent: Agent, argument: str) -> dict[str, Any]:
 
 def _status(agent: Agent, argument: str) -> dict[str, Any]:
     snapshot = agent.snapshot()
-    losses = {c.name: snapshot.kernel[c.name] for c in layout.counters() if c.kind == "LOST" and snapshot.kernel[c.name]}
+    losses = {
+        c.name: snapshot.kernel[c.name] for c in layout.counters() if c.kind == "LOST" and snapshot.kernel[c.name]
+    }
     return {
         "version": __version__,
         "instance": agent.settings.instance,
@@ -77,7 +79,9 @@ def _status(agent: Agent, argument: str) -> dict[str, Any]:
         "seen": {c.name: snapshot.kernel[c.name] for c in layout.counters() if c.kind == "SEEN"},
         "lost": losses,
         "undecided": {
-            c.name: snapshot.kernel[c.name] for c in layout.counters() if c.kind == "UNDECIDED" and snapshot.kernel[c.name]
+            c.name: snapshot.kernel[c.name]
+            for c in layout.counters()
+            if c.kind == "UNDECIDED" and snapshot.kernel[c.name]
         },
         "shed": Level(snapshot.level).name.lower(),
         "cpu_s": snapshot.cpu_seconds,

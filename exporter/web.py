@@ -31,9 +31,7 @@ MAX_CONNECTIONS = 32
 class Renderer:
     """Renders at most one exposition at a time; who asks meanwhile gets the same bytes."""
 
-    def __init__(
-        self, agent: Agent, options: FamilyOptions, exemplars: Callable[[], Exemplars] | None = None
-    ) -> None:
+    def __init__(self, agent: Agent, options: FamilyOptions, exemplars: Callable[[], Exemplars] | None = None) -> None:
         self._agent, self._options = agent, options
         self._exemplars = exemplars or dict
         self._lock = threading.Lock()
@@ -70,7 +68,9 @@ class WebServer:
         try:
             self._server = _Server((host, port), handler, v6=":" in host)
         except OSError as error:
-            raise ConfigError(f"cannot listen on {listen}: {error.strerror or error}; choose another --metrics-listen") from None
+            raise ConfigError(
+                f"cannot listen on {listen}: {error.strerror or error}; choose another --metrics-listen"
+            ) from None
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
         self._thread.start()

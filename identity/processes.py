@@ -15,8 +15,9 @@ def executable_name(pid: int, proc: Path = Path("/proc")) -> str:
         comm = (proc / str(pid) / "comm").read_text().strip()
     except OSError:
         return ""
-    program = Path(words[0].decode("utf-8", "replace")).name if words and words[0] else comm
-    program = program.split(":")[0].split(" ")[0] or comm
+    # a process may have written a title over its arguments: "nginx: master process /usr/sbin/nginx -c ..."
+    first = words[0].decode("utf-8", "replace").split(" ")[0].rstrip(":") if words else ""
+    program = Path(first).name or comm
     if program.rstrip("0123456789.").lower() in _INTERPRETERS:
         arguments = [word.decode("utf-8", "replace") for word in words[1:] if word]
         for index, argument in enumerate(arguments):

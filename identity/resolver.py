@@ -66,6 +66,7 @@ class Resolver:
         self._cluster, self._node = cluster, node
         self._suffixes = tuple(suffix.lstrip("*.").lower() for suffix in external_suffixes)
         self._locals: dict[int, Identity] = {}
+        self._processes: dict[int, Identity] = {}
         self._edges: dict[tuple[int, int, Address, int, int], EdgeNames] = {}
         self._edges_made_at = 0.0
         self._versions = (-1, -1)
@@ -80,6 +81,11 @@ class Resolver:
             found = self._local(cgroup_id)
             if len(self._locals) > _CACHE_LIMIT:
                 self._locals.clear()
+            if found.kind is Kind.PROCESS:
+                # the processes of a cgroup change; when all have gone, the last name seen still holds
+                if not found.workload:
+                    found = self._processes.get(cgroup_id) or _directory_name(found)
+                self._processes[cgroup_id] = found
             if found.kind is not Kind.UNKNOWN:
                 self._locals[cgroup_id] = found
         return found
@@ -122,7 +128,9 @@ class Resolver:
             asked.append({"source": "hosts-file", "name": name, "valid": True})
         if name := self._cidrs.find(address):
             asked.append({"source": "cidr", "name": name, "valid": True})
-        found = self._remote(0, address, port, ROLE_CLIENT, at, self.index.service(address, port, at) if self.index else None)
+        found = self._remote(
+            0, address, port, ROLE_CLIENT, at, self.index.service(address, port, at) if self.index else None
+        )
         return {
             "address": address_text(address),
             "at": at,
@@ -143,6 +151,10 @@ class Resolver:
         if versions != self._versions or abs(at - self._edges_made_at) > 1.0:
             self._edges.clear()
             self._edges_made_at = at
+            for cgroup_id in self._processes.keys() & self._locals.keys():
+                del self._locals[cgroup_id]
+            if len(self._processes) > _CACHE_LIMIT:
+                self._processes.clear()
             if versions[0] != self._versions[0]:
                 self._locals.clear()
             self._versions = versions
@@ -169,9 +181,11 @@ class Resolver:
             return Identity(
                 Kind.UNIT, parsed.unit, workload=parsed.unit, workload_kind="Unit", service_name=parsed.unit, **common
             )
-        name = self._process_name(self._tree.processes(path)) or parsed.unit or path.strip("/").rpartition("/")[2]
-        name = name or "host"
-        return Identity(Kind.PROCESS, name, workload=name, workload_kind="Process", service_name=name, **common)
+        name = self._process_name(self._tree.processes(path)) or parsed.unit
+        directory = path.strip("/").rpartition("/")[2] or "host"
+        return Identity(
+            Kind.PROCESS, name or directory, workload=name, workload_kind="Process", service_name=name, **common
+        )
 
     def _pod(self, parsed: CgroupPath) -> Identity:
         known = self.index.pod(parsed.pod_uid, parsed.container_id) if self.index else None
@@ -239,6 +253,11 @@ class Resolver:
         )
         workload = name if configured else "world"
         return Identity(Kind.EXTERNAL, name, workload=workload, service_name=workload, provenance=provenance)
+
+
+def _directory_name(identity: Identity) -> Identity:
+    """A cgroup without a process we may see: its directory's name."""
+    return replace(identity, workload=identity.name, service_name=identity.name)
 
 
 def named(identity: Identity, address: Address) -> Identity:

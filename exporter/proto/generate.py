@@ -18,7 +18,14 @@ def generate(out: Path) -> None:
     """Writes *_pb2.py, *_pb2.pyi and *_pb2_grpc.py below `out`."""
     well_known = Path(protoc.__file__).parent / "_proto"
     sources = [f"sidelight/exporter/proto/{name}.proto" for name in NAMES]
-    arguments = ["protoc", f"-I{ROOT}", f"-I{well_known}", f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
+    arguments = [
+        "protoc",
+        f"-I{ROOT}",
+        f"-I{well_known}",
+        f"--python_out={out}",
+        f"--pyi_out={out}",
+        f"--grpc_python_out={out}",
+    ]
     if protoc.main(arguments + sources):
         raise SystemExit("protoc failed")
 
@@ -30,7 +37,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         generate(Path(scratch))
         made = Path(scratch) / "sidelight/exporter/proto"
-        stale = [path.name for path in sorted(made.iterdir()) if not (HERE / path.name).exists() or not filecmp.cmp(path, HERE / path.name, False)]
+        stale = [
+            path.name
+            for path in sorted(made.iterdir())
+            if not (HERE / path.name).exists() or not filecmp.cmp(path, HERE / path.name, False)
+        ]
     if stale:
         print("not current, run `make proto`:", ", ".join(stale))
     return 1 if stale else 0

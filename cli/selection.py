@@ -1,7 +1,7 @@
 """Selectors as people type them -> Hubble flow filters, plus what only we can tell (slow, failed). Pure.
 
-    web, shop/web       a workload          pod:shop/web-1   svc:shop/web   unit:nginx   dns:*.example.com
-    10.0.0.1, 10.0/16   an address          :8080            a server's port
+web, shop/web       a workload          pod:shop/web-1   svc:shop/web   unit:nginx   dns:*.example.com
+10.0.0.1, 10.0/16   an address          :8080            a server's port
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 from sidelight.agent.errors import ConfigError
@@ -36,7 +36,7 @@ def moment(text: str, now: datetime) -> datetime:
         at = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{text!r} is not a time: want 5m, or 2024-05-01T12:00:00") from None
-    return at if at.tzinfo else at.astimezone(timezone.utc)
+    return at if at.tzinfo else at.astimezone(UTC)
 
 
 def end_filter(selector: str, end: str) -> dict[str, object]:
@@ -65,7 +65,9 @@ def end_filter(selector: str, end: str) -> dict[str, object]:
     else:
         return {f"{end}_ip": [selector]}
     if colon:
-        raise ConfigError(f"unknown selector {selector!r}: pod: svc: ns: dns: label: workload: unit:, an address or :PORT")
+        raise ConfigError(
+            f"unknown selector {selector!r}: pod: svc: ns: dns: label: workload: unit:, an address or :PORT"
+        )
     if selector in ("world", "host"):
         return {f"{end}_label": [f"reserved:{selector}"]}
     return _workload(selector, end)

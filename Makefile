@@ -1,0 +1,61 @@
+# Sidelight. `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+VENV := .venv/.installed
+APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium libasan8
+export DEBIAN_FRONTEND := noninteractive
+export GRPC_VERBOSITY := NONE
+
+.PHONY: help install demo test check bench bench-smoke docs proto format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV) ## install what is missing: Debian packages, the venv, bpffs
+	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf || true
+
+$(VENV): pyproject.toml Makefile
+	@if [ "$$(id -u)" != 0 ]; then echo "make: run as root: the programs need it, and apt-get too"; exit 1; fi
+	@missing=""; for package in $(APT); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
+	if command -v node >/dev/null; then missing="$${missing// nodejs/}"; fi; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; apt-get update -q >/dev/null && printf '#!/bin/sh\nexit 101\n' > /tmp/policy-rc.$$$$ && \
+	  apt-get install -y -q --no-install-recommends $$missing >/tmp/sidelight-apt.log 2>&1 || { tail -20 /tmp/sidelight-apt.log; exit 1; }; fi
+	@test -x .venv/bin/python || /usr/bin/python3 -m venv --system-site-packages .venv
+	@.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]' 2> >(grep -v 'WARNING: Location' >&2)
+	@touch $(VENV)
+
+demo: install ## see it work: real servers and clients, named flows, both sides' counts
+	@.venv/bin/sidelight demo
+
+test: install ## every test, the kernel's included
+	@.venv/bin/python -m pytest tests
+
+check: install ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy -p sidelight
+	PYTHONPATH=src .venv/bin/lint-imports --no-cache
+	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	$(PYTHON) exporter/proto/generate.py --check
+	$(PYTHON) tests/generated.py --check
+	$(PYTHON) -m pytest tests/unit/agent/test_layout.py
+
+docs: install ## write the generated files: docs/metrics.md, dashboards, manifests, the layout golden
+	$(PYTHON) tests/generated.py
+
+proto: install ## generate the Python code of the .proto files
+	$(PYTHON) exporter/proto/generate.py
+
+format: install ## format Python and C
+	.venv/bin/ruff check --fix-only -q .
+	.venv/bin/ruff format -q .
+	clang-format -i bpf/*.c bpf/*.h
+
+bench: install ## the report: docs/benchmarks.md, about twenty minutes
+	$(PYTHON) -m benchmarks.report
+
+bench-smoke: install ## every benchmark, tiny: that they run, not what they say
+	$(PYTHON) -m benchmarks.report --smoke
+
+clean: ## remove what was built and installed here
+	rm -rf .venv build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
