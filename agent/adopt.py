@@ -40,14 +40,14 @@ def socket_roles() -> dict[int, int]:
         with DiagSocket() as diag:
             diag.bind()
             for family in (socket.AF_INET, socket.AF_INET6):
-                for message in diag.get_sock_stats(family=family, states=_STATES):
-                    found.append(
-                        {
-                            "state": message["idiag_state"],
-                            "sport": message["idiag_sport"],
-                            "cookie": message["idiag_cookie"],
-                        }
-                    )
+                found += [
+                    {
+                        "state": message["idiag_state"],
+                        "sport": message["idiag_sport"],
+                        "cookie": message["idiag_cookie"],
+                    }
+                    for message in diag.get_sock_stats(family=family, states=_STATES)
+                ]
     except (NetlinkError, OSError, KeyError, TypeError) as error:
         log.warning("cannot read the socket table, roles of older connections are guessed: %s", error)
     return roles_of(found)

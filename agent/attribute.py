@@ -30,9 +30,9 @@ class Learner:
             event = batch.events[index]
             cgroup, at = int(event["key"]["cgroup_id"]), float(times_ns[index]) / 1e9
             if event["type"] == decode.TLS:
-                if server := self._hellos.feed(int(event["cookie"]), int(event["request_seq"]), payload):
-                    if not event["flags"] & decode.FLAG_INBOUND:
-                        names.learn(cgroup, event["key"]["remote"].tobytes(), server, Provenance.SNI, at, 3600.0)
+                server = self._hellos.feed(int(event["cookie"]), int(event["request_seq"]), payload)
+                if server and not event["flags"] & decode.FLAG_INBOUND:
+                    names.learn(cgroup, event["key"]["remote"].tobytes(), server, Provenance.SNI, at, 3600.0)
                 continue
             message = dns_message(payload) if event["local_port"] and event["duration_ns"] else None
             if message is None:

@@ -136,10 +136,6 @@ class Agent:
         self.tree.close()
         self._state.release()
 
-    @property
-    def state_path(self) -> Path:
-        return self._state.path
-
     # -- the pipeline --------------------------------------------------------------------------------------------
 
     def _recover(self) -> None:

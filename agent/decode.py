@@ -73,7 +73,10 @@ class EventBatch:
 
 def decode(records: list[bytes]) -> EventBatch:
     """Columns of a list of records; a record of an unknown type or a wrong size is counted, not kept."""
-    fixed, texts, payloads, malformed = [], {}, {}, 0
+    fixed: list[bytes] = []
+    texts: dict[int, RequestText] = {}
+    payloads: dict[int, bytes] = {}
+    malformed = 0
     size = layout.EVENT.itemsize
     for record in records:
         kind = record[_TYPE_AT] if len(record) >= size else 0

@@ -38,7 +38,7 @@ class AgentSettings:
     instance: str = "default"
     bpffs: Path = DEFAULT_BPFFS
     state: Path = STATE_ROOT
-    sizes: Sizes = Sizes()
+    sizes: Sizes = field(default_factory=Sizes)
     capture: CaptureSettings = CaptureSettings()
     interval_s: float = 1.0
     poll_s: float = 0.1

@@ -96,7 +96,10 @@ def _interleave(streams: list[Iterator[Any]]) -> Iterator[Any]:
 def open_channel(target: str, arguments: dict[str, Any]) -> grpc.Channel:
     if not arguments.get("tls_ca"):
         return grpc.insecure_channel(target, options=_OPTIONS)
-    read = lambda path: path.read_bytes() if path else None  # noqa: E731
+
+    def read(path: Path | None) -> bytes | None:
+        return path.read_bytes() if path else None
+
     credentials = grpc.ssl_channel_credentials(
         arguments["tls_ca"].read_bytes(), read(arguments.get("tls_key")), read(arguments.get("tls_cert"))
     )
@@ -141,10 +144,11 @@ def connect(arguments: dict[str, Any], *, own_agent: bool = True) -> Iterator[Cl
 
 @contextlib.contextmanager
 def _own_agent(arguments: dict[str, Any]) -> Iterator[Path]:
+    from sidelight.agent.loader import DEFAULT_BPFFS
     from sidelight.agent.settings import AgentSettings
     from sidelight.cli.runtime import temporary, temporary_instance
 
-    cgroup, root = options.check_machine(arguments.get("cgroup"), arguments.get("bpffs") or options.DEFAULT_BPFFS)
+    cgroup, root = options.check_machine(arguments.get("cgroup"), arguments.get("bpffs") or DEFAULT_BPFFS)
     click.echo(f"no agent runs: observing {cgroup} for the length of this command", err=True)
     settings = AgentSettings(
         cgroup=cgroup,

@@ -20,10 +20,12 @@ import click
 
 from sidelight.agent.bpf import BPF_FS_MAGIC, filesystem_magic
 from sidelight.agent.errors import SidelightError, UnsupportedFeature
+from sidelight.agent.loader import DEFAULT_BPFFS, cgroup2_root
 from sidelight.agent.settings import AgentSettings, default_socket
 from sidelight.cli import options
 from sidelight.cli.client import Client, open_channel
-from sidelight.cli.tail import Selection, show
+from sidelight.cli.selection import Selection
+from sidelight.cli.tail import show
 from sidelight.exporter.proto import observer_pb2
 
 PROGRAMS = {"nginx": "nginx-light", "redis-server": "redis-server", "curl": "curl", "wrk": "wrk"}
@@ -60,7 +62,7 @@ def demo_command(seconds: float, kubernetes: bool, metrics_listen: str, lines: i
         raise UnsupportedFeature(
             f"the demo needs {', '.join(sorted(missing))}: apt-get install {' '.join(sorted(missing))}"
         )
-    cgroup2 = options.cgroup2_root()
+    cgroup2 = cgroup2_root()
     with demo_cgroup(cgroup2) as cgroup, tempfile.TemporaryDirectory(prefix="sidelight-demo-") as scratch:
         _run(cgroup, cgroup2, Path(scratch), seconds, metrics_listen, lines, output)
 
@@ -70,10 +72,8 @@ def _find(program: str) -> str | None:
 
 
 def _mount_bpffs() -> None:
-    if filesystem_magic(options.DEFAULT_BPFFS) != BPF_FS_MAGIC:
-        done = subprocess.run(
-            ["mount", "-t", "bpf", "bpf", str(options.DEFAULT_BPFFS)], capture_output=True, check=False
-        )
+    if filesystem_magic(DEFAULT_BPFFS) != BPF_FS_MAGIC:
+        done = subprocess.run(["mount", "-t", "bpf", "bpf", str(DEFAULT_BPFFS)], capture_output=True, check=False)
         if done.returncode:
             raise UnsupportedFeature(f"cannot mount bpffs: {done.stderr.decode().strip()}")
 

@@ -1,7 +1,7 @@
 """Prometheus text and OpenMetrics from families.
 
-prometheus_client renders a sample in about 8 us; ten thousand edges are half a million lines. So the lines are made here (docs/decisions/
-0004-own-exposition.md has the figures), and the tests read them back with prometheus_client's parser and promtool.
+prometheus_client renders a sample in about 8 us; ten thousand edges are half a million lines. So the lines are made here (figures:
+docs/decisions/0004-own-exposition.md), and the tests read them back with prometheus_client's parser and promtool.
 """
 
 from __future__ import annotations

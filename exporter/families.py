@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -120,16 +121,23 @@ def _other_latency(key: LatencyKey) -> LatencyKey:
     return LatencyKey(_other_edge(key.edge), key.protocol, key.method, key.status)
 
 
-def _fold(keys, values, created, alive, folded, other):  # type: ignore[no-untyped-def]
+def _fold(
+    keys: list[Any],
+    values: np.ndarray,
+    created: np.ndarray,
+    alive: set[EdgeKey],
+    folded: set[EdgeKey],
+    other: Callable[[Any], Any],
+) -> list[tuple[Any, Any, float]]:
     """Rows of living keys; folded ones are summed under `other`."""
     rows = []
-    sums: dict[object, tuple[np.ndarray, float]] = {}
+    sums: dict[Any, tuple[np.ndarray, float]] = {}
     for index, key in enumerate(keys):
         edge = key.edge if isinstance(key, LatencyKey) else key
         if edge in folded:
             target = other(key)
             into, at = sums.setdefault(target, (np.zeros(1, values.dtype), float(created[index])))
-            for name in values.dtype.names:
+            for name in values.dtype.names or ():
                 into[name][0] += values[name][index]
             sums[target] = (into, min(at, float(created[index])))
         elif edge in alive:
@@ -287,8 +295,8 @@ def _tcp(collector: Collector) -> None:
                 )
     names = {layout.TCP_RTT: "sidelight_tcp_rtt_seconds", layout.TCP_CONNECT: "sidelight_tcp_connect_duration_seconds"}
     for key, row, created in collector.shown.latencies:
-        if name := names.get(key.protocol):
-            _histogram(collector.family(name), collector.labels_of(key.edge), row, created)
+        if latency_name := names.get(key.protocol):
+            _histogram(collector.family(latency_name), collector.labels_of(key.edge), row, created)
 
 
 DNS_CODES = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED")
@@ -345,9 +353,9 @@ def _self(collector: Collector) -> None:
     put("sidelight_shed_level", snapshot.level)
     put("sidelight_series_folded", collector.shown.folded)
     put("sidelight_series_expired", collector.shown.expired)
-    for name, value in sorted(snapshot.extra.items()):
+    for name, count in sorted(snapshot.extra.items()):
         if name.startswith("spans_"):
-            put("sidelight_spans_total", value, ("outcome", name.removeprefix("spans_")))
+            put("sidelight_spans_total", count, ("outcome", name.removeprefix("spans_")))
     put("sidelight_build_info", 1, ("version", __version__))
 
 

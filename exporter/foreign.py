@@ -151,7 +151,7 @@ def service_graph(collector: Collector) -> None:
     for key, row, created in collector.requests():
         _, source, destination = source_destination(key.edge)
         virtual = "virtual_node" if is_outside(source) or is_outside(destination) else ""
-        labels = (
+        labels: Labels = (
             ("client", graph_name(source)),
             ("server", graph_name(destination)),
             ("connection_type", virtual),
@@ -167,9 +167,9 @@ def service_graph(collector: Collector) -> None:
         sides[(side, labels)] = (
             buckets + row["buckets"], seconds + float(row["sum_ns"]) / 1e9, so_far + count, min(since, created)
         )  # fmt: skip
-    for labels, (total, failed, created) in totals.items():
-        collector.family("traces_service_graph_request_total").add(labels, total, created)
-        collector.family("traces_service_graph_request_failed_total").add(labels, failed, created)
+    for graph_edge, (asked, failed, began) in totals.items():
+        collector.family("traces_service_graph_request_total").add(graph_edge, asked, began)
+        collector.family("traces_service_graph_request_failed_total").add(graph_edge, failed, began)
     for (side, labels), (buckets, seconds, count, created) in sides.items():
         collector.family(f"traces_service_graph_request_{side}_seconds").add_histogram(
             labels, buckets, seconds, count, created
@@ -185,9 +185,9 @@ def hubble(collector: Collector) -> None:
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
         method = layout.METHODS[key.method] if key.method < len(layout.METHODS) else "_OTHER"
         count = int(row["buckets"].sum()) + int(row["untimed"])
-        labels = (("method", method), ("protocol", "HTTP/1.1"), ("status", str(key.status)), ("reporter", side))
+        labels: Labels = (("method", method), ("protocol", "HTTP/1.1"), ("status", str(key.status)), ("reporter", side))
         counts[labels] = counts.get(labels, 0) + count
-        pair = (("method", method), ("reporter", side))
+        pair: Labels = (("method", method), ("reporter", side))
         buckets, seconds, so_far = times.get(pair, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0.0, 0))
         times[pair] = (buckets + row["buckets"], seconds + float(row["sum_ns"]) / 1e9, so_far + count)
     began = snapshot.started_at

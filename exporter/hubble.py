@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -110,7 +109,7 @@ class Observer(observer_pb2_grpc.ObserverServicer):
         try:
             wanted = compile_filters(request.whitelist, request.blacklist)
             paths = list(request.field_mask.paths) or list(request.experimental.field_mask.paths)
-            mask = mask_tree(paths, flow_pb2.Flow.DESCRIPTOR)
+            mask = mask_tree(paths, flow_pb2.Flow.DESCRIPTOR)  # type: ignore[arg-type]
             since = _nanoseconds(request, "since", 0)
             until = _nanoseconds(request, "until", 1 << 63)
         except FilterError as error:
@@ -285,7 +284,7 @@ class Peers(peer_pb2_grpc.PeerServicer):
                     return
                 time.sleep(POLL_S)
 
-    def _change(self, name: str, address: str, kind: int) -> Any:
+    def _change(self, name: str, address: str, kind: peer_pb2.ChangeNotificationType) -> Any:
         change = peer_pb2.ChangeNotification(name=name, address=address, type=kind)
         if self._tls_name:
             change.tls.server_name = self._tls_name
@@ -354,7 +353,9 @@ def _credentials(files: TlsFiles) -> grpc.ServerCredentials:
         return fresh
 
     return grpc.dynamic_ssl_server_credentials(
-        initial, fetch, require_client_authentication=files.client_ca is not None
+        initial,
+        fetch,  # type: ignore[arg-type]  # None means: no change
+        require_client_authentication=files.client_ca is not None,
     )
 
 
@@ -412,7 +413,7 @@ class HubbleServer:
             raise ConfigError(f"cannot listen on {listen or socket_path}: {error}") from None
         self._server.start()
         try:
-            os.chmod(socket_path, 0o660)
+            socket_path.chmod(0o660)
         except OSError as error:
             raise ConfigError(f"cannot make the socket {socket_path}: {error.strerror}") from None
 

@@ -121,18 +121,15 @@ def mermaid(data: dict[str, Any]) -> str:
     for n in data["nodes"]:
         shape = ("([", "])") if n["outside"] else ("[", "]")
         lines.append(f'  {ids[n["id"]]}{shape[0]}"{_quiet(n["id"])}"{shape[1]}')
-    for edge in data["edges"]:
-        lines.append(f'  {ids[edge["source"]]} -->|"{_edge_text(edge)}"| {ids[edge["target"]]}')
+    lines += [f'  {ids[e["source"]]} -->|"{_edge_text(e)}"| {ids[e["target"]]}' for e in data["edges"]]
     return "\n".join(lines) + "\n"
 
 
 def dot(data: dict[str, Any]) -> str:
     """A Graphviz graph."""
     lines = ["digraph sidelight {", "  rankdir=LR; node [shape=box, style=rounded];"]
-    for n in data["nodes"]:
-        lines.append(f'  "{_quiet(n["id"])}"{" [style=dashed]" if n["outside"] else ""};')
-    for edge in data["edges"]:
-        lines.append(f'  "{_quiet(edge["source"])}" -> "{_quiet(edge["target"])}" [label="{_edge_text(edge)}"];')
+    lines += [f'  "{_quiet(n["id"])}"{" [style=dashed]" if n["outside"] else ""};' for n in data["nodes"]]
+    lines += [f'  "{_quiet(e["source"])}" -> "{_quiet(e["target"])}" [label="{_edge_text(e)}"];' for e in data["edges"]]
     return "\n".join([*lines, "}"]) + "\n"
 
 

@@ -36,20 +36,17 @@ class CgroupPath:
 def parse_cgroup_path(path: str) -> CgroupPath:
     """Reads a path below the cgroup2 root, with or without a leading slash."""
     path = path.strip("/")
-    pod = None
-    for pod in _POD.finditer(path):
-        pass  # nested clusters: the innermost pod is the one whose processes these are
-    if pod:
+    pods = list(_POD.finditer(path))
+    if pods:
+        pod = pods[-1]  # nested clusters: the innermost pod is the one whose processes these are
         uid = pod[1].replace("_", "-")
         rest = path[pod.end() - 1 :]
         container = _CONTAINER.search(rest)
         conmon = _CONMON.search(rest)
         return CgroupPath(path, uid, container[1] if container and not conmon else "")
-    container = None
-    for container in _CONTAINER.finditer(path):
-        pass
-    if container:
-        return CgroupPath(path, "", container[1])
+    containers = list(_CONTAINER.finditer(path))
+    if containers:
+        return CgroupPath(path, "", containers[-1][1])
     return CgroupPath(path, unit=_unit(path))
 
 

@@ -170,22 +170,24 @@ class Resolver:
         parsed = parse_cgroup_path(path)
         if parsed.pod_uid:
             return self._pod(parsed)
-        common = {"cluster": self._cluster, "node": self._node, "provenance": Provenance.CGROUP}
+        common = Identity(Kind.CONTAINER, "", cluster=self._cluster, node=self._node, provenance=Provenance.CGROUP)
         if parsed.container_id:
             short = parsed.container_id[:12]
-            return Identity(
-                Kind.CONTAINER, short, workload=short, workload_kind="Container", service_name=short,
-                container=parsed.container_id, **common,
+            return replace(
+                common, name=short, workload=short, workload_kind="Container", service_name=short,
+                container=parsed.container_id,
             )  # fmt: skip
         if parsed.unit and not parsed.unit.startswith(("session-", "user@")):
-            return Identity(
-                Kind.UNIT, parsed.unit, workload=parsed.unit, workload_kind="Unit", service_name=parsed.unit, **common
-            )
+            return replace(
+                common, kind=Kind.UNIT, name=parsed.unit, workload=parsed.unit, workload_kind="Unit",
+                service_name=parsed.unit,
+            )  # fmt: skip
         name = self._process_name(self._tree.processes(path)) or parsed.unit
         directory = path.strip("/").rpartition("/")[2] or "host"
-        return Identity(
-            Kind.PROCESS, name or directory, workload=name, workload_kind="Process", service_name=name, **common
-        )
+        return replace(
+            common, kind=Kind.PROCESS, name=name or directory, workload=name, workload_kind="Process",
+            service_name=name,
+        )  # fmt: skip
 
     def _pod(self, parsed: CgroupPath) -> Identity:
         known = self.index.pod(parsed.pod_uid, parsed.container_id) if self.index else None
