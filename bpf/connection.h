@@ -102,11 +102,12 @@ struct http_stream {
 	u8 method;
 	u8 slot; /* source of the bytes at hand: 0 the skb, else 1 + reorder slot */
 	u32 busy;
-	u16 stashed;   /* segments kept in the reorder storage */
-	u8 flush;      /* the segment at hand asks for the books to be brought up to date */
-	u8 request;    /* this is the direction of requests */
-	u16 length_at; /* Content-Length's value in the window, this step; 0: none */
-	u8 pad[6];
+	u16 stashed; /* segments kept in the reorder storage */
+	u8 flush;    /* the segment at hand asks for the books to be brought up to date */
+	u8 request;  /* this is the direction of requests */
+	/* Where the scan of this step has found values, in the window; 0: nowhere. */
+	u16 length_at, host_at, trace_at, coding_end;
+	u16 line_end, pad2[3];
 };
 
 struct http_request {

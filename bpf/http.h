@@ -16,8 +16,9 @@
 
 #include "events.h"
 
-#define HTTP_SCAN_STEPS 40 /* words and lines looked at in a step: 32 pass over a window without a newline */
-#define KEPT_TAIL 16	   /* of a line longer than the window: enough for " HTTP/1.1\r" */
+#define HTTP_SCAN_STEPS 96 /* words and lines looked at in a step: 64 pass over a window without a newline */
+#define HTTP_SKIP_WINDOWS 8
+#define KEPT_TAIL 16 /* of a line longer than the window: enough for " HTTP/1.1\r" */
 #define CASE_BITS 0x2020202020202020ULL
 #define EVERY_BYTE 0x0101010101010101ULL
 
@@ -57,7 +58,7 @@ static __always_inline u64 load8(const u8 *p)
 /* An index into the window, in a way that no compiler optimizes away before the verifier has seen it. */
 static __always_inline u64 at(u64 index)
 {
-	asm volatile("%0 &= 255" : "+r"(index));
+	asm volatile("%0 &= 511" : "+r"(index));
 	return index;
 }
 
@@ -199,7 +200,7 @@ static __always_inline void http_content_length(struct http_stream *s, u32 from)
 	u8 c = 0;
 	u32 i;
 
-	for (i = 0; i < 4; i++) {
+	for (i = 0; i < 8; i++) {
 		c = s->window[at(from)];
 		if (c != ' ' && c != '\t')
 			break;
@@ -219,56 +220,53 @@ static __always_inline void http_content_length(struct http_stream *s, u32 from)
 	s->length = value;
 }
 
-/* One header line, window[line..end), the newline at `end`. */
-static __always_inline void http_header(struct http_connection *h, struct http_stream *s, bool request, u32 line,
-					u32 end)
+/*
+ * One header line, window[line..end), the newline at `end`. Only notes where the values are: the loop over lines has to
+ * stay small for the verifier; http_values() reads them.
+ */
+static __always_inline void http_header(struct http_stream *s, u32 line, u32 end)
 {
 	u64 w = load8(s->window + at(line)) | CASE_BITS;
 	u64 next = load8(s->window + at(line + 8)) | CASE_BITS;
 
-	if (w == WORD_CONTENT) {
-		if ((next & LOW(7)) == (WORD_LENGTH | (CASE_BITS & LOW(7)))) {
-			if (s->length_at)
-				s->flags |= HTTP_BAD; /* twice in one window: not worth comparing */
-			s->length_at = line + 15;
-		}
-		return;
+	if (w == WORD_CONTENT && (next & LOW(7)) == (WORD_LENGTH | (CASE_BITS & LOW(7)))) {
+		if (s->length_at)
+			s->flags |= HTTP_BAD; /* twice in one window: not worth comparing */
+		s->length_at = line + 15;
+	} else if (w == WORD_TRANSFER && next == (WORD_ENCODING | CASE_BITS)) {
+		s->coding_end = end;
+	} else if ((w & LOW(5)) == (WORD_HOST | (CASE_BITS & LOW(5)))) {
+		s->host_at = line + 5;
+	} else if (w == WORD_TRACEPAR && (next & LOW(4)) == (WORD_ENT | (CASE_BITS & LOW(4)))) {
+		s->trace_at = line + 12;
 	}
-	if (w == WORD_TRANSFER) {
-		u64 last;
+}
 
-		if (next != (WORD_ENCODING | CASE_BITS) || end < 9)
-			return;
-		last = load8(s->window + at(end - 8)) | CASE_BITS;
+/* The values that this step's lines had. */
+static __always_inline void http_values(struct http_connection *h, struct http_stream *s)
+{
+	struct http_text *t = http_text_of(h, h->head - 1);
+	u32 from = s->trace_at;
+
+	if (s->length_at)
+		http_content_length(s, s->length_at);
+	if (s->coding_end > 8) {
+		u64 last = load8(s->window + at(s->coding_end - 8)) | CASE_BITS;
+
 		if ((last & LOW(7)) == WORD_CHUNKED || last >> 8 == WORD_CHUNKED)
 			s->flags = (s->flags & ~HTTP_CODED) | HTTP_CHUNKED;
 		else
 			s->flags |= HTTP_CODED;
-		return;
 	}
-	if (!request)
+	if (!REQUEST(s) || t->number != h->head)
 		return;
-	if ((w & LOW(5)) == (WORD_HOST | (CASE_BITS & LOW(5)))) {
-		struct http_text *t = http_text_of(h, h->head - 1);
-		u8 *from = s->window + at(line + 5);
-
-		if (t->number != h->head)
-			return;
-		for (int i = 0; i < HOST_BYTES; i += 8)
-			*(u64 *)(t->host + i) = load8(from + i);
-		/* the value ends where the line does */
-		if (end - line - 5 < HOST_BYTES)
-			t->host[(end - line - 5) & (HOST_BYTES - 1)] = 0;
-		return;
+	if (s->host_at) {
+		for (int i = 0; i < HOST_BYTES; i += 8) /* ends at the line's CR, for the reader */
+			*(u64 *)(t->host + i) = load8(s->window + at(s->host_at) + i);
 	}
-	if (w == WORD_TRACEPAR && (next & LOW(4)) == (WORD_ENT | (CASE_BITS & LOW(4)))) {
-		struct http_text *t = http_text_of(h, h->head - 1);
-		u32 from = line + 12;
-
+	if (from) {
 		if (s->window[at(from)] == ' ')
 			from++;
-		if (t->number != h->head || end < from + 55)
-			return;
 		for (int i = 0; i < TRACEPARENT_BYTES; i += 8)
 			*(u64 *)(t->traceparent + i) = load8(s->window + at(from) + i);
 		t->traceparent[TRACEPARENT_BYTES - 1] = 0;
@@ -534,7 +532,7 @@ static __always_inline u32 http_fill(struct __sk_buff *skb, struct http_stream *
 		if (!skb)
 			return 0;
 		/* at most HEAD_WINDOW - have, really; twice that stays within the connection's value */
-		BOUND_SIZE(n, 511);
+		BOUND_SIZE(n, 1023);
 		if (bpf_skb_load_bytes(skb, s->offset, s->window + have, n)) {
 			COUNT(lost_payload_read);
 			return 0;
@@ -565,6 +563,41 @@ static __always_inline u32 http_fill(struct __sk_buff *skb, struct http_stream *
 	s->offset += n;
 	s->left -= n;
 	return n;
+}
+
+/* Passes over windows without a newline, several in one step: a line of 8 KB would take too many tail calls. */
+static __always_inline void http_skip_line(struct __sk_buff *skb, struct http_stream *s)
+{
+	u64 kept_low = load8(s->window), kept_high = load8(s->window + 8);
+	u32 left = s->left;
+
+#pragma clang loop unroll(disable)
+	for (int k = 0; k < HTTP_SKIP_WINDOWS; k++) {
+		u64 found = 0;
+
+		if (s->left <= HEAD_WINDOW)
+			break;
+		if (bpf_skb_load_bytes(skb, s->offset, s->window, HEAD_WINDOW)) {
+			COUNT(lost_payload_read);
+			break;
+		}
+#pragma clang loop unroll(disable)
+		for (int i = 0; i < HEAD_WINDOW; i += 8)
+			found |= match_byte(load8(s->window + at(i)), '\n');
+		if (found)
+			break;
+		s->offset += HEAD_WINDOW;
+		s->left -= HEAD_WINDOW;
+	}
+	if (s->left == left) {
+		*(u64 *)s->window = kept_low;
+		*(u64 *)(s->window + 8) = kept_high;
+		return;
+	}
+	/* Back to the tail that the end of a request line needs: what is read again has no newline. */
+	s->have = 0;
+	s->offset -= KEPT_TAIL;
+	s->left += KEPT_TAIL;
 }
 
 /* Begins a message with the byte at hand. */
@@ -624,6 +657,47 @@ static __always_inline void http_bad_start(struct connection *c, struct http_con
 }
 
 /*
+ * Index of the window's first newline; HEAD_WINDOW without one. It goes through memory: as a register's range it would
+ * multiply the states of all that follows by the turns of this loop.
+ */
+static __always_inline u32 http_first_newline(struct http_stream *s)
+{
+	*(volatile u16 *)&s->line_end = HEAD_WINDOW;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < HEAD_WINDOW; i += 8) {
+		u64 newline;
+
+		if (i >= HAVE(s))
+			break;
+		newline = match_byte(load8(s->window + at(i)), '\n');
+		if (newline) {
+			*(volatile u16 *)&s->line_end = i + lowest_byte(newline);
+			break;
+		}
+	}
+	if (*(volatile u16 *)&s->line_end >= HAVE(s))
+		return HEAD_WINDOW;
+	return *(volatile u16 *)&s->line_end;
+}
+
+/* The line of window[0..end) is a start line or a chunk's size. */
+static __always_inline u32 http_first_line(struct connection *c, struct http_connection *h, struct http_stream *s,
+					   u32 end)
+{
+	if (s->state == HTTP_CHUNK_SIZE)
+		return STOP_CHUNK;
+	if (end == 0 || (end == 1 && s->window[0] == '\r'))
+		return STOP_EMPTY_LINE;
+	if (!http_start_line(c, h, s, REQUEST(s), end))
+		return STOP_BAD_START;
+	if (s->flags & HTTP_RESYNCING)
+		COUNT(http_resync);
+	s->flags &= ~(HTTP_SKIP_LINE | HTTP_RESYNCING);
+	s->state = HTTP_HEADERS;
+	return STOP_NONE;
+}
+
+/*
  * One step over the bytes at hand (s->offset, s->left). True when another step is wanted for them.
  */
 static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct connection *c, struct http_connection *h,
@@ -645,15 +719,27 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 		return false;
 	if (s->state == HTTP_START)
 		http_begin(h, s, REQUEST(s));
+	if ((s->flags & HTTP_SKIP_LINE) && s->left > HEAD_WINDOW && s->slot == 0 && skb)
+		http_skip_line(skb, s);
 	if (!http_fill(skb, s, kept)) {
 		http_lose_sync(h, s, REQUEST(s));
 		return false;
 	}
-	s->length_at = 0;
+	s->length_at = s->host_at = s->trace_at = s->coding_end = 0;
+	if (s->state == HTTP_START_LINE || s->state == HTTP_CHUNK_SIZE) {
+		end = http_first_newline(s);
+		if (end < HEAD_WINDOW) {
+			stop = http_first_line(c, h, s, end);
+			line = position = at(end) + 1;
+		} else {
+			position = HEAD_WINDOW;
+		}
+	}
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < HTTP_SCAN_STEPS; i++) {
 		u64 newline;
 
-		if (position >= HAVE(s) || position >= HEAD_WINDOW)
+		if (stop != STOP_NONE || position >= HAVE(s) || position >= HEAD_WINDOW)
 			break;
 		position = at(position); /* one range for every turn: the verifier can compare them */
 		newline = match_byte(load8(s->window + at(position)), '\n');
@@ -667,31 +753,13 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 			break;
 		}
 		position = end + 1;
-		if (s->state == HTTP_HEADERS || s->state == HTTP_TRAILERS) {
-			if (s->flags & HTTP_SKIP_LINE) {
-				s->flags &= ~HTTP_SKIP_LINE;
-			} else if (end == line || (end == line + 1 && s->window[at(line)] == '\r')) {
-				stop = STOP_HEAD;
-				break;
-			} else if (s->state == HTTP_HEADERS) {
-				http_header(h, s, REQUEST(s), line, end);
-			}
-		} else if (s->state == HTTP_CHUNK_SIZE) {
-			stop = STOP_CHUNK;
+		if (s->flags & HTTP_SKIP_LINE) {
+			s->flags &= ~HTTP_SKIP_LINE;
+		} else if (end == line || (end == line + 1 && s->window[at(line)] == '\r')) {
+			stop = STOP_HEAD;
 			break;
-		} else {
-			if (end == 0 || (end == 1 && s->window[0] == '\r')) {
-				stop = STOP_EMPTY_LINE;
-				break;
-			}
-			if (!http_start_line(c, h, s, REQUEST(s), end)) {
-				stop = STOP_BAD_START;
-				break;
-			}
-			if (s->flags & HTTP_RESYNCING)
-				COUNT(http_resync);
-			s->flags &= ~(HTTP_SKIP_LINE | HTTP_RESYNCING);
-			s->state = HTTP_HEADERS;
+		} else if (s->state == HTTP_HEADERS) {
+			http_header(s, line, end);
 		}
 		line = at(end) + 1;
 	}
@@ -699,8 +767,7 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 		http_bad_start(c, h, s, REQUEST(s));
 		return false;
 	}
-	if (s->length_at)
-		http_content_length(s, s->length_at);
+	http_values(h, s);
 	if (stop != STOP_NONE) {
 		/* What follows the newline was read too early: it belongs to what comes next. */
 		u32 early = HAVE(s) - position;
@@ -741,7 +808,7 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 			return s->left > 0;
 		if (s->left > rest || s->slot != 0)
 			return true;
-		http_fill(skb, s, kept);
+		http_fill(skb, s, 0);
 		return false;
 	}
 	if (position < HAVE(s))

@@ -239,7 +239,10 @@ static __always_inline bool http_advance(void *ctx, struct __sk_buff *skb, struc
 		kept = reorder_of(sk, dir, 0);
 	if (http_step(ctx, skb, c, h, s, kept))
 		return true;
-	return s->stashed && kept && reorder_next(kept, s);
+	if (!s->stashed)
+		return false;
+	kept = reorder_of(sk, dir, 0); /* again, rather than alive through the loops above */
+	return kept && reorder_next(kept, s);
 }
 
 #endif

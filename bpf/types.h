@@ -13,7 +13,7 @@
 /* Bounds. */
 #define LATENCY_BUCKETS 112 /* see struct latency_value */
 #define HTTP_PIPELINE 32    /* requests of one connection whose answers are awaited */
-#define HEAD_WINDOW 256	    /* bytes of a head looked at in one go; longer lines keep their first bytes */
+#define HEAD_WINDOW 512	    /* bytes of a head looked at in one go; longer lines keep their first bytes */
 #define TEXT_BYTES 192	    /* start of a request head kept for events */
 #define HOST_BYTES 64
 #define TRACEPARENT_BYTES 56 /* 55 characters by W3C Trace Context, one of padding */

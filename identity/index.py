@@ -1,0 +1,501 @@
+"""Who owned an address, and when; which pod a container or UID is. Time-versioned: an answer is for the time of the flow.
+
+An address has a history of claims (from, until, owner). A deleted pod's claims end at the deletion and are kept for `tombstone_s`,
+by UID, so that a late flow of its address is not given to the next owner. Node addresses never name a pod.
+
+Thread-safe by one lock: the watches write, the pipeline reads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sidelight.identity import objects
+from sidelight.identity.model import Identity, Kind, Provenance, ServiceName
+from sidelight.identity.names import Address, address_of
+
+FOREVER = float("inf")
+SETTLE_S = 2.0
+"""Before its object said so a new pod may already have used its address: by at most this, unless another owned it then."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """`owner` had the address from `since` until `until`, in seconds since the epoch."""
+
+    since: float
+    until: float
+    uid: str
+    owner: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceEntry:
+    name: ServiceName
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricOptions:
+    """Pod labels that become metric labels, and whether names of `service.name` come from labels (OpenTelemetry's opt-in)."""
+
+    labels: tuple[str, ...] = ()
+    service_name_from_labels: bool = True
+
+
+def _timestamp(text: str | None) -> float | None:
+    """Seconds of an RFC 3339 time; None for anything else."""
+    if not text:
+        return None
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
+
+
+class Index:
+    """The cluster as the watches tell it."""
+
+    def __init__(
+        self, cluster: str = "", node: str = "", options: MetricOptions | None = None, tombstone_s: float = 300.0
+    ) -> None:
+        self.cluster, self.node = cluster, node
+        self.options = options or MetricOptions()
+        self.tombstone_s = tombstone_s
+        self.version = 0
+        self.synced = False
+        self.staleness_s = 0.0
+        self._lock = threading.RLock()
+        self._claims: dict[Address, list[Claim]] = {}
+        self._pods: dict[str, tuple[Identity, tuple[Address, ...]]] = {}
+        self._pod_by_name: dict[tuple[str, str], str] = {}
+        self._static: dict[str, str] = {}
+        self._containers: dict[str, tuple[str, str]] = {}
+        self._containers_of: dict[str, tuple[str, ...]] = {}
+        self._owners: dict[str, objects.OwnerReference | None] = {}
+        self._waiting_for_owner: dict[str, dict[str, objects.Pod]] = {}
+        self._services: dict[Address, dict[str, ServiceEntry]] = {}
+        self._service_addresses: dict[str, tuple[Address, ...]] = {}
+        self._node_ports: dict[int, ServiceEntry] = {}
+        self._service_ports: dict[str, tuple[int, ...]] = {}
+        self._slices: dict[str, tuple[tuple[Address, str], ...]] = {}
+        self._slice_service: dict[str, ServiceName] = {}
+        self._services_of_address: dict[Address, dict[str, ServiceName]] = {}
+        self._zones: dict[str, str] = {}
+        self._nodes: dict[str, tuple[Address, ...]] = {}
+        self._tombstones: deque[tuple[float, Address | str]] = deque()
+        """(when, what to forget then): an address whose claims have ended, or a pod's UID."""
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def pod(self, uid: str, container_id: str = "") -> Identity | None:
+        """The pod of a UID (a static pod's as the kubelet has it too), with the container's name."""
+        with self._lock:
+            found = self._pods.get(self._static.get(uid, uid))
+            if found is None:
+                return None
+            identity = found[0]
+            named = self._containers.get(container_id)
+            return replace(identity, container=named[1]) if named else identity
+
+    def owner(self, address: Address, port: int, at: float) -> Identity | None:
+        """Who had the address at the time: a pod or a node. None: nobody we know."""
+        with self._lock:
+            return self._owner(address, at)
+
+    def _owner(self, address: Address, at: float) -> Identity | None:
+        claims = self._claims.get(address)
+        if not claims:
+            return None
+        for claim in reversed(claims):
+            if claim.since <= at < claim.until:
+                return claim.owner
+        # the object comes after the first packet: the next owner, unless somebody else had the address then
+        for claim in claims:
+            if claim.since > at and claim.since - at <= SETTLE_S:
+                return claim.owner
+        return None
+
+    def service(self, address: Address, port: int, at: float) -> ServiceName | None:
+        """The service behind a cluster, external or load-balancer address, or behind a node port."""
+        with self._lock:
+            found = self._services.get(address)
+            if found:
+                return next(iter(found.values())).name
+            claim = self._owner(address, at)
+            if claim is not None and claim.kind is Kind.NODE and port in self._node_ports:
+                return self._node_ports[port].name
+            return None
+
+    def service_of_pod(self, identity: Identity, address: Address | None = None) -> ServiceName | None:
+        """The service an endpoint slice lists the pod's address under; the first by name when there are several."""
+        with self._lock:
+            known = self._pods.get(identity.uid)
+            for candidate in [address] if address else list(known[1]) if known else []:
+                names = self._services_of_address.get(candidate)
+                if names:
+                    return min(names.values(), key=lambda name: (name.namespace, name.name))
+            return None
+
+    def explain(self, address: Address, port: int, at: float) -> list[dict[str, Any]]:
+        """Everything known of an address: each claim with its time, services, slices."""
+        with self._lock:
+            found: list[dict[str, Any]] = [
+                {
+                    "source": str(claim.owner.provenance),
+                    "name": claim.owner.display,
+                    "pod": claim.owner.name,
+                    "uid": claim.uid,
+                    "since": claim.since,
+                    "until": None if claim.until == FOREVER else claim.until,
+                    "valid": claim.since <= at < claim.until,
+                }
+                for claim in self._claims.get(address, [])
+            ]
+            for entry in self._services.get(address, {}).values():
+                found.append({"source": "service-ip", "name": entry.name.host, "valid": True})
+            for name in self._services_of_address.get(address, {}).values():
+                found.append({"source": "endpoint-slice", "name": name.host, "valid": True})
+            return found
+
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return {
+                "pods": len(self._pods),
+                "addresses": len(self._claims),
+                "services": len(self._service_addresses),
+                "slices": len(self._slices),
+                "nodes": len(self._nodes),
+                "tombstones": len(self._tombstones),
+            }
+
+    # -- news ----------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, item: Any, at: float) -> None:
+        """An object that was added or changed. `kind`: the resource's plural name."""
+        with self._lock:
+            self.version += 1
+            _PUT[kind](self, item, at)
+            self._bury(at)
+
+    def remove(self, kind: str, uid: str, at: float) -> None:
+        """An object that is gone."""
+        with self._lock:
+            self.version += 1
+            _REMOVE[kind](self, uid, at)
+            self._bury(at)
+
+    def _put_pod(self, pod: objects.Pod, at: float) -> None:
+        meta = pod.metadata
+        uid = meta.uid
+        finished = pod.status.phase in ("Succeeded", "Failed")
+        addresses = () if pod.spec.host_network or finished else self._addresses_of(pod)
+        identity = self._identity(pod)
+        before = self._pods.get(uid)
+        if before:
+            gone = set(before[1]) - set(addresses)
+            self._end_claims(uid, gone, at)
+            if before[0] != identity:
+                for address in before[1]:
+                    for claim in self._claims.get(address, []):
+                        if claim.uid == uid:
+                            claim.owner = identity
+        since = at if before and before[1] else min(at, _timestamp(meta.creation_timestamp) or at)
+        for address in addresses:
+            if not before or address not in before[1]:
+                self._claim(address, since, uid, identity)
+        self._pods[uid] = (identity, addresses)
+        self._pod_by_name[(meta.namespace, meta.name)] = uid
+        if meta.annotations and (static := meta.annotations.config_hash or meta.annotations.mirror):
+            self._static[static] = uid
+        self._put_containers(uid, pod.status)
+
+    @staticmethod
+    def _addresses_of(pod: objects.Pod) -> tuple[Address, ...]:
+        texts = [entry.ip for entry in pod.status.pod_ips or []] or [pod.status.pod_ip or ""]
+        found = []
+        for text in texts:
+            try:
+                found.append(address_of(text))
+            except ValueError:
+                continue
+        return tuple(dict.fromkeys(found))
+
+    def _put_containers(self, uid: str, status: objects.PodStatus) -> None:
+        for identifier in self._containers_of.pop(uid, ()):
+            self._containers.pop(identifier, None)
+        ids = []
+        for statuses in (
+            status.container_statuses,
+            status.init_container_statuses,
+            status.ephemeral_container_statuses,
+        ):
+            for entry in statuses or []:
+                if entry.container_id:
+                    identifier = entry.container_id.rpartition("://")[2]
+                    self._containers[identifier] = (uid, entry.name)
+                    ids.append(identifier)
+        if ids:
+            self._containers_of[uid] = tuple(ids)
+
+    def _claim(self, address: Address, since: float, uid: str, owner: Identity) -> None:
+        claims = self._claims.setdefault(address, [])
+        for claim in claims:
+            if claim.until == FOREVER and claim.uid != uid:
+                # the address was taken over before the old owner's deletion was told; it ended when the new one began
+                claim.until = max(since, claim.since)
+                self._tombstones.append((claim.until + self.tombstone_s, address))
+            elif claim.until > since and claim.uid != uid:
+                since = claim.until
+        claims.append(Claim(since, FOREVER, uid, owner))
+        claims.sort(key=lambda claim: claim.since)
+
+    def _end_claims(self, uid: str, addresses: set[Address], at: float) -> None:
+        for address in addresses:
+            for claim in self._claims.get(address, []):
+                if claim.uid == uid and claim.until > at:
+                    claim.until = at
+                    self._tombstones.append((at + self.tombstone_s, address))
+
+    def _remove_pod(self, uid: str, at: float) -> None:
+        known = self._pods.get(uid)
+        if known is None:
+            return
+        self._end_claims(uid, set(known[1]), at)
+        self._tombstones.append((at + self.tombstone_s, uid))
+
+    def _bury(self, at: float) -> None:
+        """Forgets what ended more than the tombstone time ago."""
+        while self._tombstones and self._tombstones[0][0] <= at:
+            _, what = self._tombstones.popleft()
+            if isinstance(what, str):
+                self._forget_pod(what)
+            else:
+                self._drop_ended(what, at)
+
+    def _drop_ended(self, address: Address, at: float) -> None:
+        claims = [claim for claim in self._claims.get(address, []) if claim.until + self.tombstone_s > at]
+        if claims:
+            self._claims[address] = claims
+        else:
+            self._claims.pop(address, None)
+
+    def _forget_pod(self, uid: str) -> None:
+        known = self._pods.pop(uid, None)
+        if known is None:
+            return
+        name = (known[0].namespace, known[0].name)
+        if self._pod_by_name.get(name) == uid:
+            del self._pod_by_name[name]
+        for static in [key for key, value in self._static.items() if value == uid]:
+            del self._static[static]
+        for identifier in self._containers_of.pop(uid, ()):
+            self._containers.pop(identifier, None)
+
+    # -- names of pods -------------------------------------------------------------------------------------------
+
+    def _identity(self, pod: objects.Pod) -> Identity:
+        meta = pod.metadata
+        labels = meta.labels or {}
+        workload, kind = self._workload(pod)
+        app = labels.get("app.kubernetes.io/name") or labels.get("app") or labels.get("k8s-app") or workload
+        version = labels.get("app.kubernetes.io/version") or labels.get("version") or ""
+        return Identity(
+            Kind.POD,
+            meta.name,
+            namespace=meta.namespace,
+            workload=workload,
+            workload_kind=kind,
+            app=app,
+            version=version,
+            service_name=self._service_name(meta, labels, workload),
+            node=pod.spec.node_name,
+            cluster=self.cluster,
+            zone=self._zones.get(pod.spec.node_name, ""),
+            uid=meta.uid,
+            labels=tuple(sorted(labels.items())),
+            metric_labels=tuple((k, labels[k]) for k in self.options.labels if k in labels),
+            provenance=Provenance.POD_IP,
+        )
+
+    def _service_name(self, meta: objects.Meta, labels: dict[str, str], workload: str) -> str:
+        """OpenTelemetry's order: annotation, recommended labels, workload, pod."""
+        if meta.annotations and meta.annotations.service_name:
+            return meta.annotations.service_name
+        if self.options.service_name_from_labels:
+            for key in ("app.kubernetes.io/instance", "app.kubernetes.io/name"):
+                if labels.get(key):
+                    return labels[key]
+        return workload or meta.name
+
+    def _workload(self, pod: objects.Pod) -> tuple[str, str]:
+        """(name, kind) of the topmost owner; a bare pod is its own, a static pod too, without the node in its name."""
+        meta = pod.metadata
+        owner = _controller(meta)
+        if owner is None:
+            return meta.name, "Pod"
+        if owner.kind == "Node":
+            return meta.name.removesuffix(f"-{owner.name}"), "Pod"
+        for _ in range(4):
+            if owner.uid not in self._owners:
+                if owner.kind in ("ReplicaSet", "Job"):
+                    self._waiting_for_owner.setdefault(owner.uid, {})[meta.uid] = pod
+                    return _guess_owner(owner, meta.labels or {})
+                break
+            above = self._owners[owner.uid]
+            if above is None:
+                break
+            owner = above
+        return owner.name, owner.kind
+
+    def _put_owner(self, item: objects.OnlyMeta, at: float) -> None:
+        uid = item.metadata.uid
+        self._owners[uid] = _controller(item.metadata)
+        for pod_uid, pod in self._waiting_for_owner.pop(uid, {}).items():
+            if pod_uid in self._pods:
+                self._put_pod(pod, at)
+
+    def _remove_owner(self, uid: str, at: float) -> None:
+        self._waiting_for_owner.pop(uid, None)
+        if len(self._owners) > 200_000:  # kept while their pods may still be asked for
+            self._owners.pop(uid, None)
+
+    # -- services, slices, nodes ---------------------------------------------------------------------------------
+
+    def _put_service(self, service: objects.Service, at: float) -> None:
+        uid = service.metadata.uid
+        self._remove_service(uid, at)
+        spec = service.spec
+        texts = [*(spec.cluster_ips or [spec.cluster_ip or ""]), *(spec.external_ips or [])]
+        balancer = service.status.load_balancer
+        texts += [entry.ip or "" for entry in (balancer.ingress or [] if balancer else [])]
+        entry = ServiceEntry(ServiceName(service.metadata.name, service.metadata.namespace), uid)
+        addresses = []
+        for text in texts:
+            try:
+                address = address_of(text)
+            except ValueError:
+                continue  # headless ("None"), empty, or nonsense
+            self._services.setdefault(address, {})[uid] = entry
+            addresses.append(address)
+        self._service_addresses[uid] = tuple(addresses)
+        ports = tuple(port.node_port for port in spec.ports or [] if port.node_port)
+        self._service_ports[uid] = ports
+        for port in ports:
+            self._node_ports[port] = entry
+
+    def _remove_service(self, uid: str, at: float) -> None:
+        for address in self._service_addresses.pop(uid, ()):
+            entries = self._services.get(address, {})
+            entries.pop(uid, None)
+            if not entries:
+                self._services.pop(address, None)
+        for port in self._service_ports.pop(uid, ()):
+            if port in self._node_ports and self._node_ports[port].uid == uid:
+                del self._node_ports[port]
+
+    def _put_slice(self, item: objects.EndpointSlice, at: float) -> None:
+        uid = item.metadata.uid
+        self._remove_slice(uid, at)
+        name = (item.metadata.labels or {}).get("kubernetes.io/service-name", "")
+        if not name:
+            return
+        service = ServiceName(name, item.metadata.namespace)
+        self._slice_service[uid] = service
+        listed = []
+        for endpoint in item.endpoints or []:
+            for text in endpoint.addresses or []:
+                try:
+                    address = address_of(text)
+                except ValueError:
+                    continue
+                self._services_of_address.setdefault(address, {})[uid] = service
+                listed.append((address, endpoint.zone or ""))
+                if endpoint.zone and endpoint.node_name:
+                    self._zones.setdefault(endpoint.node_name, endpoint.zone)
+        self._slices[uid] = tuple(listed)
+
+    def _remove_slice(self, uid: str, at: float) -> None:
+        self._slice_service.pop(uid, None)
+        for address, _ in self._slices.pop(uid, ()):
+            names = self._services_of_address.get(address, {})
+            names.pop(uid, None)
+            if not names:
+                self._services_of_address.pop(address, None)
+
+    def _put_node(self, node: objects.Node, at: float) -> None:
+        uid, name = node.metadata.uid, node.metadata.name
+        addresses = []
+        for entry in node.status.addresses or []:
+            if entry.type not in ("InternalIP", "ExternalIP"):
+                continue
+            try:
+                addresses.append(address_of(entry.address))
+            except ValueError:
+                continue
+        zone = (node.metadata.labels or {}).get("topology.kubernetes.io/zone", "")
+        if zone:
+            self._zones[name] = zone
+        identity = Identity(
+            Kind.NODE,
+            name,
+            workload=name,
+            workload_kind="Node",
+            service_name=name,
+            node=name,
+            cluster=self.cluster,
+            zone=zone,
+            provenance=Provenance.NODE_IP,
+            reason="" if name == self.node else "remote",
+        )
+        before = self._nodes.get(uid, ())
+        self._end_claims(uid, set(before) - set(addresses), at)
+        for address in addresses:
+            if address not in before:
+                self._claim(address, 0.0, uid, identity)
+        self._nodes[uid] = tuple(addresses)
+
+    def _remove_node(self, uid: str, at: float) -> None:
+        self._end_claims(uid, set(self._nodes.pop(uid, ())), at)
+
+    def _ignore(self, item: Any, at: float) -> None:
+        return
+
+
+def _controller(meta: objects.Meta) -> objects.OwnerReference | None:
+    references = meta.owner_references or []
+    return next((reference for reference in references if reference.controller), references[0] if references else None)
+
+
+def _guess_owner(owner: objects.OwnerReference, labels: dict[str, str]) -> tuple[str, str]:
+    """Until the ReplicaSet's own object arrives: its pods' hash label tells a Deployment's, or a Rollout's, name."""
+    digest = labels.get("pod-template-hash") or labels.get("rollouts-pod-template-hash")
+    if owner.kind == "ReplicaSet" and digest and owner.name.endswith(f"-{digest}"):
+        kind = "Rollout" if "rollouts-pod-template-hash" in labels else "Deployment"
+        return owner.name.removesuffix(f"-{digest}"), kind
+    return owner.name, owner.kind
+
+
+_PUT = {
+    "pods": Index._put_pod,
+    "services": Index._put_service,
+    "endpointslices": Index._put_slice,
+    "nodes": Index._put_node,
+    "replicasets": Index._put_owner,
+    "jobs": Index._put_owner,
+    "namespaces": Index._ignore,
+}
+_REMOVE = {
+    "pods": Index._remove_pod,
+    "services": Index._remove_service,
+    "endpointslices": Index._remove_slice,
+    "nodes": Index._remove_node,
+    "replicasets": Index._remove_owner,
+    "jobs": Index._remove_owner,
+    "namespaces": Index._ignore,
+}
