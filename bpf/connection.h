@@ -146,8 +146,8 @@ struct http_connection {
 
 /* Segments met before the bytes in front of them. */
 #define REORDER_SLOTS 32
-#define REORDER_BYTES 6144
-#define REORDER_SEGMENT 2048 /* most bytes kept of one */
+#define REORDER_BYTES 12288  /* with slack below the 20 KB of socket memory that kernels before 6.7 allow */
+#define REORDER_SEGMENT 4096 /* most bytes kept of one */
 
 struct reorder_slot {
 	u32 seq;

@@ -16,8 +16,9 @@
 
 #include "events.h"
 
-#define HTTP_SCAN_STEPS 96 /* words and lines looked at in a step: 64 pass over a window without a newline */
+#define HTTP_SCAN_STEPS 80 /* words and lines looked at in a step: 64 pass over a window without a newline */
 #define HTTP_SKIP_WINDOWS 8
+#define HTTP_SKIP_CHUNKS 8
 #define KEPT_TAIL 16 /* of a line longer than the window: enough for " HTTP/1.1\r" */
 #define CASE_BITS 0x2020202020202020ULL
 #define EVERY_BYTE 0x0101010101010101ULL
@@ -600,6 +601,53 @@ static __always_inline void http_skip_line(struct __sk_buff *skb, struct http_st
 	s->left += KEPT_TAIL;
 }
 
+/*
+ * Passes over whole chunks whose size lines are at hand, several in one step: small chunks would take a tail call each.
+ * What it cannot deal with (a split line, an extension, trailers) is left to the general way.
+ */
+static __always_inline void http_skip_chunks(struct __sk_buff *skb, struct http_stream *s)
+{
+#pragma clang loop unroll(disable)
+	for (int k = 0; k < HTTP_SKIP_CHUNKS; k++) {
+		u64 size = 0, word;
+		u32 digits = 0;
+
+		if (s->state != HTTP_CHUNK_SIZE || s->have || s->left < 8)
+			break;
+		if (bpf_skb_load_bytes(skb, s->offset, &word, 8)) {
+			COUNT(lost_payload_read);
+			break;
+		}
+		if ((word & LOW(5)) == WORD('0', '\r', '\n', '\r', '\n', 0, 0, 0)) {
+			s->offset += 5;
+			s->left -= 5;
+			s->state = HTTP_START;
+			break;
+		}
+#pragma unroll
+		for (int i = 0; i < 6; i++) {
+			u8 c = (word >> (i * 8)) & 0xff, low = c | 0x20;
+
+			if (digits != i)
+				continue;
+			if (c >= '0' && c <= '9') {
+				size = size << 4 | (c - '0');
+				digits++;
+			} else if (low >= 'a' && low <= 'f') {
+				size = size << 4 | (low - 'a' + 10);
+				digits++;
+			}
+		}
+		if (!size || digits > 5 || ((word >> (digits * 8)) & 0xffff) != ('\r' | '\n' << 8))
+			break;
+		s->offset += digits + 2;
+		s->left -= digits + 2;
+		s->remaining = size + 2;
+		s->state = HTTP_CHUNK_DATA;
+		http_skip_body(s);
+	}
+}
+
 /* Begins a message with the byte at hand. */
 static __always_inline void http_begin(struct http_connection *h, struct http_stream *s, bool request)
 {
@@ -715,6 +763,8 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 	}
 	if (http_in_body(s))
 		http_skip_body(s);
+	if (s->state == HTTP_CHUNK_SIZE && s->slot == 0 && skb)
+		http_skip_chunks(skb, s);
 	if (s->left == 0)
 		return false;
 	if (s->state == HTTP_START)

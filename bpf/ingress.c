@@ -27,7 +27,7 @@ static __always_inline void handoff_payload(struct __sk_buff *skb, const struct 
 	to->local_port = p->destination;
 	if (n > REORDER_SEGMENT - 1)
 		n = REORDER_SEGMENT - 1;
-	BOUND_SIZE(n, 2047);
+	BOUND_SIZE(n, 4095);
 	if (bpf_skb_load_bytes(skb, p->offset, to->data, n)) {
 		COUNT(lost_payload_read);
 		to->length = 0;

@@ -125,6 +125,7 @@ static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_so
 	c->l7 = L7_HTTP;
 	h->streams[TX].next = c->dir[TX].end;
 	h->streams[RX].next = from->sequence;
+#pragma clang loop unroll(disable)
 	for (u32 i = 0; i < REORDER_SEGMENT; i += 8)
 		*(u64 *)(kept->data + i) = *(u64 *)(from->data + i);
 	kept->slots[0].seq = from->sequence;

@@ -51,7 +51,7 @@ static __always_inline bool reorder_keep(struct __sk_buff *skb, struct reorder *
 	if (filled >= REORDER_BYTES)
 		filled = REORDER_BYTES;
 	n = p->length < REORDER_SEGMENT - 1 ? p->length : REORDER_SEGMENT - 1;
-	BOUND_SIZE(n, 2047);
+	BOUND_SIZE(n, 4095);
 	if (bpf_skb_load_bytes(skb, p->offset, kept->data + filled, n)) {
 		COUNT(lost_payload_read);
 		return false;

@@ -286,7 +286,7 @@ static __always_inline bool tcp_packet_next(struct __sk_buff *skb, struct bpf_so
 	return false;
 }
 
-/* The kernel allows 33 tail calls: a segment of more messages than that is not followed to its end. */
+/* After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. */
 /* Books the next request that will have no answer; true when there are more. */
 static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 {

@@ -83,7 +83,7 @@ def cli() -> None:
 def main() -> None:
     """Entry point: errors of ours are one line and status 2."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="sidelight", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.Exit as exit_:

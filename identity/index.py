@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,10 +158,14 @@ class Index:
                 }
                 for claim in self._claims.get(address, [])
             ]
-            for entry in self._services.get(address, {}).values():
-                found.append({"source": "service-ip", "name": entry.name.host, "valid": True})
-            for name in self._services_of_address.get(address, {}).values():
-                found.append({"source": "endpoint-slice", "name": name.host, "valid": True})
+            found += [
+                {"source": "service-ip", "name": entry.name.host, "valid": True}
+                for entry in self._services.get(address, {}).values()
+            ]
+            found += [
+                {"source": "endpoint-slice", "name": name.host, "valid": True}
+                for name in self._services_of_address.get(address, {}).values()
+            ]
             return found
 
     def counts(self) -> dict[str, int]:
@@ -481,7 +486,7 @@ def _guess_owner(owner: objects.OwnerReference, labels: dict[str, str]) -> tuple
     return owner.name, owner.kind
 
 
-_PUT = {
+_PUT: dict[str, Callable[[Index, Any, float], None]] = {
     "pods": Index._put_pod,
     "services": Index._put_service,
     "endpointslices": Index._put_slice,
@@ -490,7 +495,7 @@ _PUT = {
     "jobs": Index._put_owner,
     "namespaces": Index._ignore,
 }
-_REMOVE = {
+_REMOVE: dict[str, Callable[[Index, str, float], None]] = {
     "pods": Index._remove_pod,
     "services": Index._remove_service,
     "endpointslices": Index._remove_slice,

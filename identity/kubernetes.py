@@ -63,7 +63,11 @@ class Access:
 def read_access(kubeconfig: str, scratch: Path, context: str = "") -> Access:
     """From a kubeconfig file, or in-cluster when empty. Raises ClusterUnreachable."""
     done = subprocess.run(
-        [sys.executable, "-c", _READ_CONFIG, kubeconfig, context], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", _READ_CONFIG, kubeconfig, context],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()
@@ -170,9 +174,7 @@ class HttpTransport:
             token = (SERVICE_ACCOUNT / "token").read_text().strip()
         except OSError:
             return
-        self._access = Access(
-            self._access.host, f"Bearer {token}", self._access.verify, self._access.ca_file, "", ""
-        )
+        self._access = Access(self._access.host, f"Bearer {token}", self._access.verify, self._access.ca_file, "", "")
 
 
 class KubernetesIndex(Index):

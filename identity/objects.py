@@ -1,7 +1,7 @@
 """Kubernetes objects, slim: only the fields that name something, decoded straight from the API's JSON by msgspec.
 
-Unknown fields cost nothing; wrong types are an error of that object alone, counted by the watch. Sources: the Kubernetes API reference
-(core/v1 Pod, Service, Node, Namespace; discovery.k8s.io/v1 EndpointSlice; metadata of apps/v1 and batch/v1).
+Unknown fields cost nothing; wrong types are an error of that object alone, counted by the watch. Source: the Kubernetes
+API reference (core/v1 Pod, Service, Node, Namespace; discovery.k8s.io/v1 EndpointSlice; metadata of apps/v1 and batch/v1).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A Kubernetes list and watch, told as a story of what can go wrong.
 
-`follow` is a generator of changes of one resource that never ends by itself: it lists in pages, watches from there, and when anything
-happens (a closed stream, a half line, silence, 410, 401, 429, 5xx) it waits as long as is decent and goes on. After a
-relist the deletions that happened meanwhile are told too, so that the reader's picture is whole again without ever having been empty.
+`follow` is a generator of changes of one resource that never ends by itself: it lists in pages, watches from there, and
+when anything happens (a closed stream, a half line, silence, 410, 401, 429, 5xx) it waits as long as is decent and goes
+on. After a relist the deletions that happened meanwhile are told too: the picture is whole again and was never empty.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,9 +71,7 @@ class Response(Protocol):
 class Transport(Protocol):
     """HTTP with the cluster's credentials (identity/kubernetes.py); raises OSError when there is no answer."""
 
-    def get(
-        self, path: str, query: dict[str, str], *, metadata_only: bool, timeout_s: float
-    ) -> Response: ...
+    def get(self, path: str, query: dict[str, str], *, metadata_only: bool, timeout_s: float) -> Response: ...
     def renew(self) -> None: ...
 
 
@@ -142,7 +140,7 @@ def follow(
 
 def _list(
     resource: Resource, transport: Transport, health: Health, known: set[str], clock: Callable[[], float]
-) -> Iterator[Change]:
+) -> Generator[Change, None, str]:
     """All objects in pages, then the deletions they imply. Returns the version to watch from."""
     decoder = msgspec.json.Decoder(objects.RawList)
     present: set[str] = set()
@@ -153,7 +151,9 @@ def _list(
             query["fieldSelector"] = resource.field_selector
         if following:
             query["continue"] = following
-        page = decoder.decode(_body(transport.get(resource.path, query, metadata_only=resource.metadata_only, timeout_s=60)))
+        page = decoder.decode(
+            _body(transport.get(resource.path, query, metadata_only=resource.metadata_only, timeout_s=60))
+        )
         health.heard = clock()
         for raw in page.items or []:
             item = _object(resource, raw, health)
@@ -183,7 +183,7 @@ def _watch(
     stop: threading.Event,
     clock: Callable[[], float],
     idle_timeout_s: float,
-) -> Iterator[Change]:
+) -> Generator[Change, None, str]:
     """Events from `version` on. Returns the version to go on from when the stream ends."""
     query = {
         "watch": "1",

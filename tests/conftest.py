@@ -11,8 +11,8 @@ import pytest
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from sidelight.agent.bpf import BPF_FS_MAGIC, filesystem_magic  # noqa: E402
-from tests.observed import Namespaces, Observed, namespaces, observed  # noqa: E402
+from sidelight.agent.bpf import BPF_FS_MAGIC, filesystem_magic
+from tests.observed import Namespaces, Observed, namespaces, observed
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -120,7 +120,9 @@ class Observed:
     def start(self, name: str, command: list[str], **more: Any) -> subprocess.Popen[bytes]:
         return self.processes.start(name, command, **more)
 
-    def python(self, name: str, script: str, *arguments: object, netns: str = "", **more: Any) -> subprocess.Popen[bytes]:
+    def python(
+        self, name: str, script: str, *arguments: object, netns: str = "", **more: Any
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", str(Path(__file__).parent / "peers" / script), *map(str, arguments)]
         if netns:
             command = ["ip", "netns", "exec", netns, *command]
@@ -223,7 +225,9 @@ class Namespaces:
 
 @contextlib.contextmanager
 def namespaces() -> Iterator[Namespaces]:
-    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout.splitlines():
+    for line in subprocess.run(
+        ["ip", "netns", "list"], capture_output=True, text=True, check=False
+    ).stdout.splitlines():
         name = line.split()[0]
         if name.startswith("slt"):
             pid = "".join(c for c in name[3:].split("l")[0].split("r")[0] if c.isdigit())

@@ -1,8 +1,7 @@
 """Sends a script of bytes over one connection after another: `client.py HOST PORT SCRIPT`.
 
-The script is JSON: a list of connections, each a list of steps: {"send": text}, {"each": n, "send": text} (n bytes a segment),
-{"expect": n} (wait until n complete-looking answers' worth of bytes, by count of "HTTP/1.1 " heads outside... simply bytes), {"read": "eof"}, {"wait": s},
-{"abort": true} (RST), {"stall": s} (never read).
+The script is JSON: a list of connections, each a list of steps, which may have: "send" text ("times" n, "each" n bytes a
+segment), "until" a text has come ("count" n times), "bytes" to read, "wait" seconds, "shutdown", "read": "eof", "abort" (RST).
 """
 
 import json

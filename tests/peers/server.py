@@ -84,7 +84,11 @@ def read_body(sock, conn):
 def answer(sock, conn, request):
     method, path = request.method.decode(), request.target.decode("latin-1").split("?")[0]
     words = path.strip("/").split("/")
-    known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT") else "_OTHER"
+    known = (
+        method
+        if method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT")
+        else "_OTHER"
+    )
     kind, number = words[0], int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
     if method == "CONNECT":
         note(known, 200)
