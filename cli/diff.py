@@ -73,13 +73,12 @@ def diff_command(before: str, latency: float, errors: float, **arguments: Any) -
 def take(flow: flow_pb2.Flow, into: dict[tuple[str, str], Seen]) -> None:
     """Counts a flow, as one reporter saw it."""
     detail = detail_of(flow)
-    name = lambda which: getattr(detail, f"{which}_name") or getattr(flow.IP, which)  # noqa: E731
-    seen = into[
-        (name("source"), f"{name('destination')}:{flow.l4.TCP.destination_port or flow.l4.UDP.destination_port}")
-    ]
+    if detail.reporter == "source" and detail.destination_provenance in ("peer-cgroup", "listener"):
+        return  # the server's side reports it too
+    port = flow.l4.TCP.destination_port or flow.l4.UDP.destination_port
+    source = detail.source_name or flow.IP.source
+    seen = into[(source, f"{detail.destination_name or flow.IP.destination}:{port}")]
     if flow.l7.WhichOneof("record") == "http":
-        if detail.reporter == "source" and seen.requests == 0 and seen.latencies:
-            return
         seen.requests += 1
         seen.latencies.append(flow.l7.latency_ns / 1e9)
         seen.failed += is_failed(flow)

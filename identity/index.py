@@ -133,11 +133,11 @@ class Index:
                 return self._node_ports[port].name
             return None
 
-    def service_of_pod(self, identity: Identity, address: Address | None = None) -> ServiceName | None:
+    def service_of_pod(self, identity: Identity) -> ServiceName | None:
         """The service an endpoint slice lists the pod's address under; the first by name when there are several."""
         with self._lock:
             known = self._pods.get(identity.uid)
-            for candidate in [address] if address else list(known[1]) if known else []:
+            for candidate in known[1] if known else ():
                 names = self._services_of_address.get(candidate)
                 if names:
                     return min(names.values(), key=lambda name: (name.namespace, name.name))

@@ -36,7 +36,7 @@ if path:
     config.load_kube_config(config_file=path, client_configuration=c, context=sys.argv[2] or None, persist_config=False)
 else:
     config.load_incluster_config(client_configuration=c)
-token = c.get_api_key_with_prefix("authorization") or ""
+token = next((s["value"] for s in c.auth_settings().values() if s.get("key") == "authorization"), "") or ""
 print(json.dumps({"host": c.host, "ca": c.ssl_ca_cert or "", "cert": c.cert_file or "", "key": c.key_file or "",
   "verify": bool(c.verify_ssl), "token": token, "basic": c.get_basic_auth_token() if c.username else "",
   "ca_text": open(c.ssl_ca_cert).read() if c.ssl_ca_cert else "",

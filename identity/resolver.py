@@ -29,6 +29,7 @@ class ClusterIndex(Protocol):
     def pod(self, uid: str, container_id: str) -> Identity | None: ...
     def owner(self, address: Address, port: int, at: float) -> Identity | None: ...
     def service(self, address: Address, port: int, at: float) -> ServiceName | None: ...
+    def service_of_pod(self, identity: Identity) -> ServiceName | None: ...
     def explain(self, address: Address, port: int, at: float) -> list[dict[str, Any]]: ...
 
 
@@ -210,11 +211,15 @@ class Resolver:
         service = None
         if role == ROLE_CLIENT and self.index:
             service = self.index.service(remote, port, at)
-        if peer:
-            identity = self.local(peer)
-            if identity.kind is not Kind.UNKNOWN:
-                return EdgeNames(local, identity.known_by(Provenance.PEER_CGROUP), service)
-        return EdgeNames(local, self._remote(cgroup_id, remote, port, role, at, service), service)
+        identity = self.local(peer) if peer else None
+        if identity is not None and identity.kind is not Kind.UNKNOWN:
+            identity = identity.known_by(Provenance.PEER_CGROUP)
+        else:
+            identity = self._remote(cgroup_id, remote, port, role, at, service)
+        if service is None and self.index:
+            # no service address was dialled (or we are the server): the service that lists the answering pod
+            service = self.index.service_of_pod(identity if role == ROLE_CLIENT else local)
+        return EdgeNames(local, identity, service)
 
     def _remote(
         self, cgroup_id: int, remote: Address, port: int, role: int, at: float, service: ServiceName | None
