@@ -1,0 +1,80 @@
+"""Loading twice, replacing, changing layouts, unloading, and refusals."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidelight.agent import compiler, loader
+from sidelight.agent.errors import SidelightError, VerifierError
+from sidelight.agent.loader import LoadRequest, Pins, Sizes, run_loader
+from tests.observed import Observed
+
+
+def test_twice_is_harmless_and_keeps_counts(watch: Observed) -> None:
+    subprocess.run(["true"], check=True)
+    watch.start("c", ["curl", "-s", "http://127.0.0.1:1/"]).wait()
+    assert watch.source.counters()["seen_attempts"] == 1
+    report = run_loader(LoadRequest(str(watch.cgroup), watch.instance))
+    assert report.status == "kept"
+    watch.start("c", ["curl", "-s", "http://127.0.0.1:1/"]).wait()
+    assert watch.source.counters()["seen_attempts"] == 2
+
+
+def test_another_size_starts_fresh_and_says_so(watch: Observed) -> None:
+    report = run_loader(LoadRequest(str(watch.cgroup), watch.instance, sizes=Sizes(edges=64)))
+    assert report.status == "restarted"
+    pins = Pins.of(watch.instance)
+    assert [path.name for path in pins.root.glob("maps-*")] == [pins.maps(Sizes(edges=64)).name]
+
+
+def test_unload_leaves_nothing(watch: Observed) -> None:
+    assert loader.unload(watch.instance)
+    assert not Pins.of(watch.instance).root.exists()
+    assert not loader.unload(watch.instance)
+
+
+def test_another_cgroup_needs_another_instance(watch: Observed) -> None:
+    other = watch.cgroup / "other"
+    other.mkdir()
+    with pytest.raises(SidelightError, match="another --instance"):
+        run_loader(LoadRequest(str(other), watch.instance))
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (LoadRequest("/tmp", "test-bad"), "not a cgroup2 directory"),
+        (LoadRequest("/nowhere", "test-bad"), "no such directory"),
+        (LoadRequest("/sys/fs/cgroup/unified", "a/b"), "letters, digits"),
+        (LoadRequest("/sys/fs/cgroup/unified", "test-bad", bpffs="/tmp"), "mount -t bpf bpf /tmp"),
+    ],
+)
+def test_bad_requests_are_one_clear_line(request_: LoadRequest, says: str) -> None:
+    with pytest.raises(SidelightError, match=says) as caught:
+        run_loader(request_)
+    assert "\n" not in str(caught.value)
+    assert not Path("/sys/fs/bpf/sidelight/test-bad").exists()
+
+
+def test_a_refused_program_tells_why(watch: Observed) -> None:
+    # r0 is read before it is set
+    program = compiler.ProgramSpec("ingress", b"\x95\0\0\0\0\0\0\0", [])
+    artifact = compiler.Artifact("", "", [], [program])
+    with pytest.raises(VerifierError, match="ingress") as caught:
+        loader._load_programs(artifact, {})
+    assert any("R0 !read_ok" in line for line in caught.value.log)
+
+
+def test_without_rights_it_is_one_line() -> None:
+    command = [sys.executable, "-m", "sidelight.cli.main", "tail"]
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", *command],
+        capture_output=True, text=True, check=False, env={**os.environ, "HOME": "/tmp"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("sidelight: not root") and done.stderr.count("\n") == 1
