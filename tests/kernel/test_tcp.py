@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sidelight.agent import decode, layout
+from sidelight.agent.adopt import socket_roles
 from sidelight.agent.loader import Sizes
 from sidelight.cli.demo import free_port
 from tests.observed import Namespaces, Observed, eventually, observed, run
@@ -121,7 +122,6 @@ def test_refused(shared: Observed) -> None:
 
 def test_timed_out_aborted_and_unreachable(veth: Namespaces) -> None:
     with observed() as watch:
-        run("ip", "netns", "exec", veth.left, "sysctl", "-q", "net.ipv4.tcp_syn_retries=1")
         veth.nft(veth.right, INPUT % "tcp dport 7 drop")
         # nobody has this address: the neighbour's silence becomes an ICMP error after three seconds. (One that
         # arrives within connect() itself, as a veth can do it, is left to the application: it counts as aborted.)
@@ -131,6 +131,7 @@ def test_timed_out_aborted_and_unreachable(veth: Namespaces) -> None:
         quick = "import socket; s = socket.socket(); s.settimeout(0.2)\ntry: s.connect(('%s', 7))\nexcept OSError: s.close()"
         watch.start("b", ["ip", "netns", "exec", veth.left, "python3", "-c", quick % veth.right_ip]).wait(30)
         assert watch.drain().sum("client", "failed")[FAIL["aborted"]] == 1
+        run("ip", "netns", "exec", veth.left, "sysctl", "-q", "net.ipv4.tcp_syn_retries=1")
         peer(watch, "c", "client", veth.right_ip, 7, netns=veth.left).wait(60)
         totals = watch.drain()
         assert totals.sum("client", "failed")[FAIL["timed_out"]] == 1, totals.sum("client", "failed")
@@ -170,6 +171,7 @@ def test_older_connections_are_adopted(tmp_path: Path) -> None:
             run_loader(LoadRequest(str(watch.cgroup), watch.instance, sizes=watch.sizes))
             watch.source = Source(Pins.of(watch.instance), watch.sizes)
             watch.configure(OPEN_RATES)
+            watch.source.adopt(socket_roles())
             received = b""
             while len(received) < 100:
                 received += far.recv(100)
