@@ -122,7 +122,7 @@ def _exact_bound_ns(index: int) -> int:
     quarters = index - BUCKET_OFFSET
     # n <= 10^9 * 2^(q/4)  <=>  n^4 <= 10^36 * 2^q
     power = 10**36 << quarters if quarters >= 0 else 10**36 >> -quarters
-    root = round(power**0.25)
+    root = int(round(float(power) ** 0.25))  # noqa: RUF046
     while root**4 > power:
         root -= 1
     while (root + 1) ** 4 <= power:

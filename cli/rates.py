@@ -56,7 +56,7 @@ def rates(before: dict[str, Any], after: dict[str, Any]) -> list[EdgeRate]:
 
 def _rate(edge: dict[str, Any], old: dict[str, Any], seconds: float) -> EdgeRate:
     def grown(name: str) -> int:
-        return max(0, edge.get(name, 0) - old.get(name, 0))
+        return max(0, int(edge.get(name, 0)) - int(old.get(name, 0)))
 
     statuses = {s: n - old.get("statuses", {}).get(s, 0) for s, n in edge["statuses"].items()}
     requests = sum(statuses.values())

@@ -66,7 +66,8 @@ def compile_filter(wanted: pb.FlowFilter) -> Predicate:
 
 def _pattern(text: str) -> re2._Regexp:
     try:
-        return re2.compile(text)
+        compiled: re2._Regexp = re2.compile(text)
+        return compiled
     except re2.error as error:
         raise FilterError(f"bad pattern {text!r}: {error}") from None
 

@@ -96,7 +96,9 @@ class Cluster:
         uid, container = str(uuid.uuid4()), secrets.token_hex(32)
         netns = f"{self.tag}{suffix}"
         self._run("ip", "netns", "add", netns)
-        self._run("ip", "-n", self.host, "link", "add", f"v{suffix}", "type", "veth", "peer", "name", "eth0", "netns", netns)
+        self._run(
+            "ip", "-n", self.host, "link", "add", f"v{suffix}", "type", "veth", "peer", "name", "eth0", "netns", netns
+        )
         self._host("ip", "link", "set", f"v{suffix}", "master", "br0", "up")
         for command in (("addr", "add", f"{ip}/24", "dev", "eth0"), ("link", "set", "eth0", "up"),
                         ("link", "set", "lo", "up"), ("route", "add", "default", "via", BRIDGE_IP)):  # fmt: skip
@@ -157,7 +159,13 @@ class Cluster:
         self._proxy()
 
     def _proxy(self) -> None:
-        rules = ["table ip proxy", "delete table ip proxy", "table ip proxy {", "chain pre {", "type nat hook prerouting priority -100;"]
+        rules = [
+            "table ip proxy",
+            "delete table ip proxy",
+            "table ip proxy {",
+            "chain pre {",
+            "type nat hook prerouting priority -100;",
+        ]
         for service in self._services.values():
             if service["backends"]:
                 among = ", ".join(f"{i} : {pod.ip}" for i, pod in enumerate(service["backends"]))
@@ -178,7 +186,9 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(cgroup: Path, scratch: Path) -> Iterator[Cluster]:
-    for line in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout.splitlines():
+    for line in subprocess.run(
+        ["ip", "netns", "list"], capture_output=True, text=True, check=False
+    ).stdout.splitlines():
         name = line.split()[0]
         if name.startswith("slc") and name.endswith("h") and not Path(f"/proc/{name[3:-1]}").exists():
             for other in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout.split():

@@ -74,10 +74,16 @@ def test_hostile_heads_disturb_nothing(tmp_path: Path) -> None:
     with running() as agent:
         served(agent, tmp_path, "/len/1/\x1b[2J\x07", "/" + "p" * 8000, "/len/5")
         port = served(agent, tmp_path)
-        for head in (b"GET /\xff\xfe\x00\x1b]0;x\x07 HTTP/1.1\r\nHost: \x1b[31m\r\n\r\n", b"\x00" * 5000, b"GET" + b" " * 9000):
+        for head in (
+            b"GET /\xff\xfe\x00\x1b]0;x\x07 HTTP/1.1\r\nHost: \x1b[31m\r\n\r\n",
+            b"\x00" * 5000,
+            b"GET" + b" " * 9000,
+        ):
             code = f"import socket; s = socket.create_connection(('127.0.0.1', {port})); s.sendall({head!r}); s.shutdown(1); s.settimeout(3)\ntry: s.recv(100)\nexcept OSError: pass"  # fmt: skip
             agent.processes.start("raw", [sys.executable, "-c", code]).wait()
-        out = eventually(lambda: (o := agent.cli("tail", "--since", "1m", "--no-follow").stdout).count("400") >= 2 and o)
+        out = eventually(
+            lambda: (o := agent.cli("tail", "--since", "1m", "--no-follow").stdout).count("400") >= 2 and o
+        )
         assert "\x1b" not in out and "\x07" not in out and "\x00" not in out
         labels = agent.get("/metrics").decode()
         assert "pppp" not in labels and "\x1b" not in labels

@@ -46,7 +46,8 @@ def nginx(processes: Processes, tmp_path: Path) -> int:
     port = free_port()
     text = NGINX.format(home=tmp_path, web=port, shop=1).replace(
         'location /static { return 200 "static\\n"; }',
-        'location /static { return 200 "static\\n"; } location /empty { return 204; } location /files { root %s; }' % tmp_path,
+        'location /static { return 200 "static\\n"; } location /empty { return 204; } location /files { root %s; }'
+        % tmp_path,
     )
     (tmp_path / "files").mkdir(exist_ok=True)
     (tmp_path / "files" / "large").write_bytes(b"x" * 1_000_000)
@@ -77,9 +78,7 @@ def wrk(agent: Running, seconds: int, url: str, *more: str, connections: int = 1
 
 def served(agent: Running, reporter: str, workload: str = "nginx") -> float:
     side = {"destination": "server", "source": "client"}[reporter]
-    return agent.total(
-        f"http_{side}_request_duration_seconds_count", reporter=reporter, destination_workload=workload
-    )
+    return agent.total(f"http_{side}_request_duration_seconds_count", reporter=reporter, destination_workload=workload)
 
 
 def test_nginx_at_saturation_and_over_kill_nine(tmp_path: Path) -> None:

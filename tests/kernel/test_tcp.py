@@ -86,7 +86,10 @@ def test_ends_bytes_and_both_cgroups(
     other = peer(shared, "client", "client", host, port, *client)
     assert other.wait(30) == 0 and one.wait(30) == 0
     totals = shared.settle()
-    for role, reason, sent, received in (("server", server_reason, 70000, 1000), ("client", client_reason, 1000, 70000)):
+    for role, reason, sent, received in (
+        ("server", server_reason, 70000, 1000),
+        ("client", client_reason, 1000, 70000),
+    ):
         assert totals.sum(role, "opened") == 1
         assert totals.sum(role, "closed")[CLOSE[reason]] == 1, totals.sum(role, "closed")
         assert (totals.sum(role, "tx_bytes"), totals.sum(role, "rx_bytes")) == (sent, received)

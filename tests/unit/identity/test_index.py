@@ -16,7 +16,13 @@ from sidelight.identity.names import address_of
 
 def pod(name: str, ips: list[str], uid: str = "", created: str = "", **spec: Any) -> objects.Pod:
     raw = {
-        "metadata": {"name": name, "namespace": "shop", "uid": uid or name, "creationTimestamp": created or None, **spec.pop("meta", {})},
+        "metadata": {
+            "name": name,
+            "namespace": "shop",
+            "uid": uid or name,
+            "creationTimestamp": created or None,
+            **spec.pop("meta", {}),
+        },
         "spec": {"nodeName": "n1", **spec},
         "status": {"podIPs": [{"ip": ip} for ip in ips]},
     }
@@ -50,7 +56,10 @@ def test_takeover_before_the_deletion_is_told() -> None:
 
 def test_host_network_never_claims_the_node() -> None:
     index = Index(node="n1")
-    node = {"metadata": {"name": "n1", "uid": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]}}
+    node = {
+        "metadata": {"name": "n1", "uid": "n"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"}]},
+    }
     index.put("nodes", msgspec.convert(node, objects.Node), 1.0)
     index.put("pods", pod("proxy", ["192.168.0.1"], hostNetwork=True), 2.0)
     found = index.owner(address_of("192.168.0.1"), 0, 5.0)
@@ -65,7 +74,13 @@ def test_owner_chain_and_late_replicaset() -> None:
     index.put("pods", pod("web-7d4b9c-x", ["10.0.0.1"], meta=meta), 1.0)
     found = index.pod("web-7d4b9c-x")
     assert found and (found.workload, found.workload_kind, found.version) == ("web", "Deployment", "v2")
-    above = {"metadata": {"name": "web-7d4b9c", "uid": "rs", "ownerReferences": [{"kind": "Rollout", "name": "web", "uid": "d", "controller": True}]}}
+    above = {
+        "metadata": {
+            "name": "web-7d4b9c",
+            "uid": "rs",
+            "ownerReferences": [{"kind": "Rollout", "name": "web", "uid": "d", "controller": True}],
+        }
+    }
     index.put("replicasets", msgspec.convert(above, objects.OnlyMeta), 2.0)
     found = index.pod("web-7d4b9c-x")
     assert found and (found.workload, found.workload_kind) == ("web", "Rollout")
@@ -93,7 +108,10 @@ def test_services_dual_stack_node_ports_and_headless() -> None:
     index.put("services", msgspec.convert(service, objects.Service), 1.0)
     headless = {"metadata": {"name": "db", "namespace": "shop", "uid": "h"}, "spec": {"clusterIP": "None"}}
     index.put("services", msgspec.convert(headless, objects.Service), 1.0)
-    node = {"metadata": {"name": "n2", "uid": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]}}
+    node = {
+        "metadata": {"name": "n2", "uid": "n"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.2"}]},
+    }
     index.put("nodes", msgspec.convert(node, objects.Node), 1.0)
     for text, port in (("10.96.0.1", 80), ("fd00::1", 80), ("203.0.113.9", 80), ("192.168.0.2", 30080)):
         found = index.service(address_of(text), port, 2.0)
@@ -142,14 +160,39 @@ def test_against_a_naive_model(steps: list[tuple[str, int, int]]) -> None:
     for moment in range(5, int(at) + 10, 10):
         for number in range(4):
             ip = f"10.0.0.{number}"
-            expected = [uid for where, uid, since, until in spans if where == ip and since <= moment and (until is None or moment < until)]
+            expected = [
+                uid
+                for where, uid, since, until in spans
+                if where == ip and since <= moment and (until is None or moment < until)
+            ]
             assert name_at(index, ip, float(moment)) == (expected[-1] if expected else None)
 
 
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["metadata", "spec", "status", "name", "labels", "podIPs", "ip", "uid", "ownerReferences", "addresses", "clusterIPs", "ports"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "metadata",
+                    "spec",
+                    "status",
+                    "name",
+                    "labels",
+                    "podIPs",
+                    "ip",
+                    "uid",
+                    "ownerReferences",
+                    "addresses",
+                    "clusterIPs",
+                    "ports",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
     max_leaves=20,
 )
 
@@ -157,7 +200,13 @@ _JSON = st.recursive(
 @given(_JSON, st.sampled_from([objects.Pod, objects.Service, objects.EndpointSlice, objects.Node, objects.OnlyMeta]))
 @settings(max_examples=500, deadline=None)
 def test_any_json_is_an_object_or_a_decode_error(document: Any, kind: type[Any]) -> None:
-    names = {objects.Pod: "pods", objects.Service: "services", objects.EndpointSlice: "endpointslices", objects.Node: "nodes", objects.OnlyMeta: "jobs"}
+    names = {
+        objects.Pod: "pods",
+        objects.Service: "services",
+        objects.EndpointSlice: "endpointslices",
+        objects.Node: "nodes",
+        objects.OnlyMeta: "jobs",
+    }
     try:
         item = msgspec.json.decode(msgspec.json.encode(document), type=kind)
     except msgspec.MsgspecError:

@@ -1,0 +1,414 @@
+"""OTLP over gRPC: metrics with exact exponential histograms, and spans of sampled requests.
+
+Batches are encoded straight into opentelemetry-proto messages: the SDK's instruments cannot take a ready-made histogram, and its
+span processor costs an object a span. The OTEL_* variables mean what they mean to the SDK; the service stubs are the official ones.
+
+Span and trace ids. A request with a traceparent belongs to its trace. Without one, the trace id is made of what both ends see and
+NAT leaves alone: the sequence numbers of the request's and the response's first bytes, method and path. The span ids are made likewise, so
+two agents that see one request agree: the server's span is the child of the client's. It cannot work where the two ends
+do not share a TCP connection (a proxy or a TLS-terminating balancer in between).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
+from opentelemetry.proto.metrics.v1 import metrics_pb2
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1 import trace_pb2
+
+from sidelight import __version__
+from sidelight.agent import decode, layout
+from sidelight.agent.attribute import source_and_destination
+from sidelight.agent.core import Agent
+from sidelight.agent.errors import ConfigError
+from sidelight.agent.flows import Flow, role_is_client
+from sidelight.exporter.exposition import Exemplar, Exemplars
+from sidelight.exporter.families import Collector, Family, FamilyOptions, edge_labels, http_labels
+from sidelight.identity.model import Identity, Kind
+from sidelight.identity.names import address_text
+
+log = logging.getLogger("sidelight.otlp")
+
+MAX_BATCH = 2000
+MAX_EXEMPLARS = 4096
+ATTEMPTS = 5
+FIRST_DELAY_S, LAST_DELAY_S = 0.5, 10.0
+_RETRIED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,
+)
+SCOPE = InstrumentationScope(name="sidelight", version=__version__)
+_KIND_ATTRIBUTE = {
+    "Deployment": "k8s.deployment.name",
+    "StatefulSet": "k8s.statefulset.name",
+    "DaemonSet": "k8s.daemonset.name",
+    "Job": "k8s.job.name",
+    "CronJob": "k8s.cronjob.name",
+    "ReplicaSet": "k8s.replicaset.name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a signal goes, by the standard variables."""
+
+    target: str
+    secure: bool
+    headers: tuple[tuple[str, str], ...]
+    compression: Any
+    timeout_s: float
+    certificate: str
+
+
+def endpoint(signal: str, environment: dict[str, str] | None = None) -> Endpoint | None:
+    """`signal`: TRACES or METRICS; None when OTEL_<signal>_EXPORTER is none. Raises ConfigError."""
+    env = os.environ if environment is None else environment
+
+    def read(name: str, default: str = "") -> str:
+        return env.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or default
+
+    if env.get(f"OTEL_{signal}_EXPORTER") == "none":
+        return None
+    text = read("ENDPOINT", "http://localhost:4317")
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = ("http" if read("INSECURE") == "true" else "https"), text
+    if scheme not in ("http", "https") or not rest:
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_ENDPOINT {text!r} is not a URL of http or https")
+    try:
+        headers = tuple(
+            (key.strip().lower(), value.strip())
+            for key, _, value in (item.partition("=") for item in read("HEADERS").split(",") if item.strip())
+        )
+        timeout = float(read("TIMEOUT", "10"))
+    except ValueError as error:
+        raise ConfigError(f"OTEL_EXPORTER_OTLP_*: {error}") from None
+    compression = grpc.Compression.Gzip if read("COMPRESSION") == "gzip" else grpc.Compression.NoCompression
+    return Endpoint(rest.rstrip("/"), scheme == "https", headers, compression, timeout, read("CERTIFICATE"))
+
+
+def _channel(where: Endpoint) -> grpc.Channel:
+    if not where.secure:
+        return grpc.insecure_channel(where.target, compression=where.compression)
+    roots = None
+    if where.certificate:
+        try:
+            with open(where.certificate, "rb") as file:
+                roots = file.read()
+        except OSError as error:
+            raise ConfigError(f"cannot read OTEL_EXPORTER_OTLP_CERTIFICATE: {error}") from None
+    return grpc.secure_channel(where.target, grpc.ssl_channel_credentials(roots), compression=where.compression)
+
+
+# -- spans ---------------------------------------------------------------------------------------------------------------
+
+
+def span_ids(flow: Flow) -> tuple[bytes, bytes, bytes, bytes]:
+    """(trace id, the client span's id, the server span's id, the parent the application named or nothing)."""
+    event, text = flow.event, flow.text
+    seed = f"{int(event['request_seq'])}/{int(event['response_seq'])}/{text.method}/{text.path}".encode()
+    if text.traceparent:
+        trace, parent = bytes.fromhex(text.traceparent[3:35]), bytes.fromhex(text.traceparent[36:52])
+    else:
+        trace, parent = hashlib.blake2b(b"trace" + seed, digest_size=16).digest(), b""
+    client = hashlib.blake2b(b"client" + trace + seed, digest_size=8).digest()
+    server = hashlib.blake2b(b"server" + trace + seed, digest_size=8).digest()
+    return trace, client, server, parent
+
+
+def _text(key: str, value: str) -> KeyValue:
+    return KeyValue(key=key, value=AnyValue(string_value=value))
+
+
+def _number(key: str, value: int) -> KeyValue:
+    return KeyValue(key=key, value=AnyValue(int_value=value))
+
+
+def resource_attributes(identity: Identity) -> list[KeyValue]:
+    """Resource attributes of the workload a span is of."""
+    pairs = {
+        "service.name": identity.service_name or identity.workload or identity.name,
+        "service.namespace": identity.namespace,
+        "service.version": identity.version,
+        "service.instance.id": identity.uid,
+        "k8s.namespace.name": identity.namespace,
+        "k8s.node.name": identity.node if identity.kind is Kind.POD else "",
+        "k8s.cluster.name": identity.cluster,
+        "host.name": identity.node if identity.kind is not Kind.POD else "",
+    }
+    if identity.kind is Kind.POD:
+        pairs["k8s.pod.name"], pairs["k8s.pod.uid"] = identity.name, identity.uid
+        pairs["k8s.container.name"] = identity.container if len(identity.container) < 64 else ""
+        if attribute := _KIND_ATTRIBUTE.get(identity.workload_kind):
+            pairs[attribute] = identity.workload
+    return [_text(key, value) for key, value in pairs.items() if value]
+
+
+def observed_elsewhere(identity: Identity) -> bool:
+    """Will another agent, or this one, tell of the same request at that end? Pods and what this node observes."""
+    return identity.kind in (Kind.POD, Kind.PROCESS, Kind.UNIT, Kind.CONTAINER)
+
+
+def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
+    """(the workload whose span it is, the span) of a request flow."""
+    event, text = flow.event, flow.text
+    client = role_is_client(event)
+    source, destination = source_and_destination(flow.names, int(event["key"]["role"]))
+    trace, client_id, server_id, parent = span_ids(flow)
+    status, duration = int(event["status"]), int(event["duration_ns"])
+    number = int(event["method"])
+    method = layout.METHODS[number] if number < len(layout.METHODS) else "_OTHER"
+    port = int(event["key"]["port"])
+    peer = destination if client else source
+    peer_name = peer.service_name or peer.workload or peer.name
+    attributes = [
+        _text("http.request.method", method),
+        _text("url.scheme", "http"),
+        _text("url.path", text.path or "/"),
+        _text("network.protocol.name", "http"),
+        _text("network.protocol.version", text.version.removeprefix("HTTP/") or "1.1"),
+        _text(
+            "server.address",
+            text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name),
+        ),
+        _number("server.port", port),
+        _text("service.peer.name", peer_name),
+        _text("peer.service", peer_name),
+    ]
+    if client:
+        attributes.append(_text("url.full", f"http://{text.host or 'unknown'}{text.path or '/'}"))
+    if status:
+        attributes.append(_number("http.response.status_code", status))
+    failed = status == 0 or status >= (400 if client else 500)
+    if failed:
+        attributes.append(_text("error.type", str(status) if status else "no_response"))
+    if client:
+        parent_id = parent
+    else:
+        parent_id = client_id if observed_elsewhere(source) else parent
+    span = trace_pb2.Span(
+        trace_id=trace,
+        span_id=client_id if client else server_id,
+        parent_span_id=parent_id,
+        name=method if method != "_OTHER" else "HTTP",
+        kind=trace_pb2.Span.SPAN_KIND_CLIENT if client else trace_pb2.Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=flow.time_ns - duration,
+        end_time_unix_nano=flow.time_ns,
+        attributes=attributes,
+    )
+    if failed:
+        span.status.code = trace_pb2.Status.STATUS_CODE_ERROR
+    return (source if client else destination), span
+
+
+def spans_request(flows: list[Flow]) -> tuple[trace_service_pb2.ExportTraceServiceRequest, int]:
+    """One request of many spans, grouped by workload, and how many."""
+    groups: dict[Identity, list[trace_pb2.Span]] = {}
+    for flow in flows:
+        identity, span = span_of(flow)
+        groups.setdefault(identity, []).append(span)
+    request = trace_service_pb2.ExportTraceServiceRequest(
+        resource_spans=[
+            trace_pb2.ResourceSpans(
+                resource=Resource(attributes=resource_attributes(identity)),
+                scope_spans=[trace_pb2.ScopeSpans(scope=SCOPE, spans=spans)],
+            )
+            for identity, spans in groups.items()
+        ]
+    )
+    return request, sum(len(spans) for spans in groups.values())
+
+
+# -- metrics -------------------------------------------------------------------------------------------------------------
+
+
+def exponential(buckets: np.ndarray, total: float, count: int) -> dict[str, Any]:
+    """Fields of an exponential histogram data point of scale 2: the kernel's buckets are its buckets exactly."""
+    used = np.flatnonzero(buckets)
+    fields: dict[str, Any] = {
+        "count": count,
+        "sum": total,
+        "scale": layout.BUCKET_SCALE,
+        "zero_count": count - int(buckets.sum()),
+    }
+    if len(used):
+        first, last = int(used[0]), int(used[-1])
+        # bucket i ends at 2^((i - 80) / 4); OpenTelemetry's index k begins there: (2^(k/4), 2^((k+1)/4)]
+        fields["positive"] = metrics_pb2.ExponentialHistogramDataPoint.Buckets(
+            offset=first - layout.BUCKET_OFFSET - 1, bucket_counts=buckets[first : last + 1].tolist()
+        )
+    return fields
+
+
+def metrics_request(families: list[Family], now_ns: int, resource: list[KeyValue]) -> Any:
+    """One request of all families that have an OTLP name; cumulative."""
+    found = []
+    for family in families:
+        metric = family.metric
+        if not metric.otel:
+            continue
+        message = metrics_pb2.Metric(name=metric.otel, unit=metric.unit, description=metric.help)
+        for index, labels in enumerate(family.labels):
+            attributes = [_text(name, value) for name, value in labels]
+            times = {"start_time_unix_nano": int(family.created[index] * 1e9), "time_unix_nano": now_ns}
+            if metric.type == "histogram":
+                message.exponential_histogram.aggregation_temporality = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
+                fields = exponential(family.buckets[index], family.sums[index], family.counts[index])
+                message.exponential_histogram.data_points.add(attributes=attributes, **fields, **times)
+            elif metric.type == "counter":
+                message.sum.aggregation_temporality = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
+                message.sum.is_monotonic = True
+                message.sum.data_points.add(attributes=attributes, as_double=float(family.values[index]), **times)
+            else:
+                message.gauge.data_points.add(
+                    attributes=attributes, as_double=float(family.values[index]), time_unix_nano=now_ns
+                )
+        found.append(message)
+    return metrics_service_pb2.ExportMetricsServiceRequest(
+        resource_metrics=[
+            metrics_pb2.ResourceMetrics(
+                resource=Resource(attributes=resource),
+                scope_metrics=[metrics_pb2.ScopeMetrics(scope=SCOPE, metrics=found)],
+            )
+        ]
+    )
+
+
+# -- the exporter --------------------------------------------------------------------------------------------------------
+
+
+class OtlpExporter:
+    """Two threads, one a signal. The ring of flows is the spans' queue: bounded, and what it overtakes is counted as lost."""
+
+    def __init__(self, agent: Agent, options: FamilyOptions) -> None:
+        self._agent, self._options = agent, options
+        self._stop = threading.Event()
+        self._exemplars: dict[tuple[str, Any], list[Exemplar]] = {}
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._channels: list[grpc.Channel] = []
+        for outcome in ("sent", "lost_queue", "lost_refused", "lost_unreachable", "rejected"):
+            agent.exports[f"spans_{outcome}"] = 0
+        traces, metrics = endpoint("TRACES"), endpoint("METRICS")
+        if traces:
+            self._launch("otlp-spans", self._run_spans, traces)
+        if metrics:
+            self._launch("otlp-metrics", self._run_metrics, metrics)
+
+    def _launch(self, name: str, target: Callable[[Endpoint, grpc.Channel], None], where: Endpoint) -> None:
+        channel = _channel(where)
+        self._channels.append(channel)
+        thread = threading.Thread(target=target, args=(where, channel), name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=3)
+        for channel in self._channels:
+            channel.close()
+
+    def exemplars(self) -> Exemplars:
+        with self._lock:
+            return {key: list(values) for key, values in self._exemplars.items()}
+
+    def _count(self, outcome: str, number: int) -> None:
+        self._agent.exports[f"spans_{outcome}"] += number
+
+    def _run_spans(self, where: Endpoint, channel: grpc.Channel) -> None:
+        stub = trace_service_pb2_grpc.TraceServiceStub(channel)
+        ring = self._agent.flows
+        position = ring.seen
+        while not self._stop.is_set():
+            batches, following, missed = ring.read(position, 0.5)
+            self._count("lost_queue", missed)
+            flows = [
+                batch.flow(int(i), first + int(i))
+                for first, batch in batches
+                for i in np.flatnonzero(batch.events["type"] == decode.REQUEST)
+                if first + i >= position
+            ]
+            position = following
+            for start in range(0, len(flows), MAX_BATCH):
+                part = flows[start : start + MAX_BATCH]
+                request, number = spans_request(part)
+                self._send(stub.Export, request, where, number)
+                self._remember(part)
+
+    def _send(self, call: Any, request: Any, where: Endpoint, number: int) -> None:
+        """Sends with retries; what stays unsent is counted."""
+        delay = FIRST_DELAY_S
+        for attempt in range(ATTEMPTS):
+            try:
+                answer = call(request, timeout=where.timeout_s, metadata=where.headers)
+            except grpc.RpcError as error:
+                code = error.code()
+                if code not in _RETRIED:
+                    self._count("lost_refused", number)
+                    log.warning("OTLP backend refuses spans: %s", code.name)
+                    return
+                if attempt == ATTEMPTS - 1 or self._stop.wait(delay * (0.5 + random.random())):
+                    break
+                delay = min(delay * 2, LAST_DELAY_S)
+                continue
+            rejected = int(answer.partial_success.rejected_spans)
+            self._count("rejected", rejected)
+            self._count("sent", number - rejected)
+            return
+        self._count("lost_unreachable", number)
+        log.warning("OTLP backend cannot be reached, spans are lost")
+
+    def _remember(self, flows: list[Flow]) -> None:
+        """Exemplars for the latency histograms: the last few requests of each series that had a trace."""
+        from sidelight.agent.books import EdgeKey, LatencyKey, metric_identity
+
+        with self._lock:
+            if len(self._exemplars) > MAX_EXEMPLARS:
+                self._exemplars.clear()
+            for flow in flows[-200:]:
+                event, names = flow.event, flow.names
+                role = int(event["key"]["role"])
+                edge = EdgeKey(role, metric_identity(names.local), metric_identity(names.remote), names.service, int(event["key"]["port"]))  # fmt: skip
+                key = LatencyKey(edge, layout.HTTP1, int(event["method"]), int(event["status"]))
+                side = "client" if role == layout.ROLE_CLIENT else "server"
+                series = (f"http_{side}_request_duration_seconds", edge_labels(edge) + http_labels(key))
+                chosen = self._exemplars.setdefault(series, [])
+                chosen.append(Exemplar(span_ids(flow)[0].hex(), int(event["duration_ns"]) / 1e9, flow.time_ns / 1e9))
+                del chosen[:-8]
+
+    def _run_metrics(self, where: Endpoint, channel: grpc.Channel) -> None:
+        stub = metrics_service_pb2_grpc.MetricsServiceStub(channel)
+        interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
+        resource = [_text("service.name", "sidelight"), _text("host.name", self._agent.settings.node)]
+        if self._agent.settings.cluster:
+            resource.append(_text("k8s.cluster.name", self._agent.settings.cluster))
+        told = False
+        while not self._stop.wait(interval):
+            families = Collector(self._agent.snapshot(), self._options).collect()
+            request = metrics_request(families, time.time_ns(), resource)
+            try:
+                stub.Export(request, timeout=where.timeout_s, metadata=where.headers)
+                told = False
+            except grpc.RpcError as error:
+                # cumulative: the next export carries what this one did not
+                if not told:
+                    log.warning("OTLP backend does not take metrics: %s", error.code().name)
+                told = True

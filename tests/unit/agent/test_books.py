@@ -1,0 +1,72 @@
+"""Totals survive a kill anywhere: a generation is booked exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidelight.agent import layout
+from sidelight.agent.books import Books
+from sidelight.agent.source import Generation
+from sidelight.identity.resolver import Resolver
+
+
+class NoTree:
+    def path(self, cgroup_id: int) -> str | None:
+        return f"/system.slice/unit{cgroup_id}.service"
+
+    def processes(self, path: str) -> list[int]:
+        return []
+
+
+def resolver() -> Resolver:
+    return Resolver(NoTree(), lambda pids: "")
+
+
+def generation(number: int, counts: list[tuple[int, int]]) -> Generation:
+    edges = np.zeros(len(counts), layout.EDGE_KEY)
+    values = np.zeros(len(counts), layout.EDGE_VALUE)
+    latencies = np.zeros(len(counts), layout.LATENCY_KEY)
+    latency_values = np.zeros(len(counts), layout.LATENCY_VALUE)
+    for index, (cgroup, count) in enumerate(counts):
+        edges[index]["cgroup_id"], edges[index]["role"], edges[index]["port"] = cgroup, 2, 80
+        values[index]["opened"] = count
+        latencies[index]["edge"] = edges[index]
+        latencies[index]["protocol"], latencies[index]["status"] = 1, 200
+        latency_values[index]["buckets"][7] = count
+    return Generation(number, edges, values, latencies, latency_values)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), max_size=4, unique_by=lambda t: t[0]), max_size=8), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_journal_cut_anywhere_and_the_generation_again(tmp_path_factory, generations, data) -> None:  # type: ignore[no-untyped-def]
+    journal = tmp_path_factory.mktemp("j") / "journal"
+    books = Books(journal)
+    for number, counts in enumerate(generations):
+        before = journal.stat().st_size
+        books.book(generation(number, counts), resolver(), float(number))
+        if data.draw(st.booleans()):
+            # killed while it wrote: the record is cut, the kernel still has the generation
+            books.close()
+            whole = journal.read_bytes()
+            journal.write_bytes(whole[: data.draw(st.integers(before, len(whole)))])
+            books = Books(journal)
+            books.book(generation(number, counts), resolver(), float(number))
+        books.book(generation(number, counts), resolver(), float(number))  # once more changes nothing
+    books.close()
+    again = Books(journal)
+    expected = sum(count for counts in generations for _, count in counts)
+    assert int(again.edges.values["opened"].sum()) == expected
+    assert int(again.latencies.values["buckets"].sum()) == expected
+    again.close()
+
+
+def test_a_journal_of_garbage_is_no_crash(tmp_path: Path) -> None:
+    for garbage in (b"", b"\0" * 7, b"\xff" * 4096, b"\x10\0\0\0\0\0\0\0" + b"x" * 16):
+        (tmp_path / "j").write_bytes(garbage)
+        books = Books(tmp_path / "j")
+        assert len(books.edges) == 0
+        books.close()
