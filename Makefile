@@ -37,11 +37,11 @@ check: install ## ruff, mypy --strict, import-linter, clang-format, generated fi
 	PYTHONPATH=src .venv/bin/lint-imports --no-cache
 	clang-format --dry-run --Werror bpf/*.c bpf/*.h
 	$(PYTHON) exporter/proto/generate.py --check
-	$(PYTHON) tests/generated.py --check
+	$(PYTHON) -m tests.generated --check
 	$(PYTHON) -m pytest tests/unit/agent/test_layout.py
 
 docs: install ## write the generated files: docs/metrics.md, dashboards, manifests, the layout golden
-	$(PYTHON) tests/generated.py
+	$(PYTHON) -m tests.generated
 
 proto: install ## generate the Python code of the .proto files
 	$(PYTHON) exporter/proto/generate.py

@@ -95,7 +95,7 @@ def apply_file(arguments: dict[str, Any], context: click.Context) -> dict[str, A
     values = dict(arguments)
     if path is None:
         return values
-    for name, value in read_file(path).items():  # noqa: PERF403
+    for name, value in read_file(path).items():
         if name == "cidrs" or context.get_parameter_source(name) in (
             click.core.ParameterSource.DEFAULT,
             click.core.ParameterSource.DEFAULT_MAP,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,9 @@ def test_the_calls_of_the_hubble_cli(tmp_path: Path) -> None:
             answer = health.Check(health_pb2.HealthCheckRequest(service="hubble.server.Observer"))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
             observer = observer_pb2_grpc.ObserverStub(channel)
-            status = eventually(lambda: (s := observer.ServerStatus(observer_pb2.ServerStatusRequest())).num_flows >= 18 and s)
+            status = eventually(
+                lambda: (s := observer.ServerStatus(observer_pb2.ServerStatusRequest())).num_flows >= 18 and s
+            )
             assert status.max_flows >= 200_000 and status.seen_flows >= status.num_flows
             nodes = observer.GetNodes(observer_pb2.GetNodesRequest()).nodes
             assert len(nodes) == 1 and nodes[0].tls.enabled
@@ -91,7 +92,9 @@ def test_the_calls_of_the_hubble_cli(tmp_path: Path) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 list(observer.GetAgentEvents(observer_pb2.GetAgentEventsRequest()))
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
-            following = observer.GetFlows(observer_pb2.GetFlowsRequest(follow=True, whitelist=[f(http_path=["^/len/77"])]))
+            following = observer.GetFlows(
+                observer_pb2.GetFlowsRequest(follow=True, whitelist=[f(http_path=["^/len/77"])])
+            )
             headers = dict(following.initial_metadata())
             assert headers["hubble-server-version"]
             served(agent, tmp_path, "/len/77")
@@ -190,7 +193,9 @@ def test_otlp_spans_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             agent.processes.start("curl", ["curl", "-s", "-H", f"traceparent: 00-{trace}-{parent}-01", url]).wait()
             agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
             eventually(lambda: len(backend.spans) == 4)
-            by_kind = {(span.kind, span.trace_id.hex() == trace): (attributes, span) for attributes, span in backend.spans}
+            by_kind = {
+                (span.kind, span.trace_id.hex() == trace): (attributes, span) for attributes, span in backend.spans
+            }
             client, server_span = by_kind[(3, True)][1], by_kind[(2, True)][1]
             assert client.parent_span_id.hex() == parent
             assert server_span.parent_span_id == client.span_id

@@ -40,7 +40,12 @@ def generation(number: int, counts: list[tuple[int, int]]) -> Generation:
     return Generation(number, edges, values, latencies, latency_values)
 
 
-@given(st.lists(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), max_size=4, unique_by=lambda t: t[0]), max_size=8), st.data())
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), max_size=4, unique_by=lambda t: t[0]), max_size=8
+    ),
+    st.data(),
+)
 @settings(max_examples=100, deadline=None)
 def test_a_journal_cut_anywhere_and_the_generation_again(tmp_path_factory, generations, data) -> None:  # type: ignore[no-untyped-def]
     journal = tmp_path_factory.mktemp("j") / "journal"

@@ -23,7 +23,13 @@ def snapshot(edges: int) -> Snapshot:
     table, latencies = Table(EDGE_TOTALS), Table(LATENCY_TOTALS)
     for index in range(edges):
         name = f'w"{index}\\\n'
-        key = EdgeKey(2, Identity(Kind.POD, "web", workload="web", namespace="shop"), Identity(Kind.POD, name, workload=name), None, 80)
+        key = EdgeKey(
+            2,
+            Identity(Kind.POD, "web", workload="web", namespace="shop"),
+            Identity(Kind.POD, name, workload=name),
+            None,
+            80,
+        )
         row = table.row(key, now)
         table.values[row]["opened"] = index + 1
         table.changed_at[row] = now
@@ -43,7 +49,9 @@ def total(text: str, name: str) -> float:
 
 
 def test_both_formats_parse_and_agree() -> None:
-    families = Collector(snapshot(20), FamilyOptions(groups=frozenset({"http", "tcp", "self", "istio", "servicegraph", "hubble"}))).collect()
+    families = Collector(
+        snapshot(20), FamilyOptions(groups=frozenset({"http", "tcp", "self", "istio", "servicegraph", "hubble"}))
+    ).collect()
     text = render(families).decode()
     assert total(text, "http_server_request_duration_seconds_count") == sum(range(21))
     assert total(text, "sidelight_tcp_connections_opened_total") == sum(range(21))

@@ -17,7 +17,9 @@ NAMES = ("web", "cart", "web-1")
 IPS = ("10.0.0.1", "10.0.1.2", "fd00::1")
 
 
-def make_flow(source: str, destination: str, namespace: str, ip: str, port: int, code: int, verdict: int, egress: bool) -> pb.Flow:
+def make_flow(
+    source: str, destination: str, namespace: str, ip: str, port: int, code: int, verdict: int, egress: bool
+) -> pb.Flow:
     flow = pb.Flow(verdict=verdict, traffic_direction=pb.EGRESS if egress else pb.INGRESS, node_name="n1")  # type: ignore[arg-type]
     flow.is_reply.value = False
     for end, name in ((flow.source, source), (flow.destination, destination)):
@@ -75,7 +77,8 @@ def naive(wanted: pb.FlowFilter, flow: pb.Flow) -> bool:
             return any(v.name == w.name for v in values for w in end.workloads)
         if name.endswith("_pod"):
             return any(
-                end.namespace == (v.split("/")[0] if "/" in v else "default") and end.pod_name.startswith(v.split("/")[-1])
+                end.namespace == (v.split("/")[0] if "/" in v else "default")
+                and end.pod_name.startswith(v.split("/")[-1])
                 for v in values
             )
         if name.endswith("_ip"):
