@@ -42,22 +42,26 @@ struct direction {
 	u16 pad;
 	u64 bytes;   /* of the stream: each byte once */
 	u64 flushed; /* of them already in the edge */
+	u64 apart[5];
 };
 
 struct connection {
+	/* read by all, written at establishment */
 	struct edge_key key;
-	struct direction dir[2];
-	u64 started_ns; /* SYN sent, or first met */
-	u64 established_ns;
-	u64 rtt_sampled_ns;
-	u32 tx_segments_flushed, rx_segments_flushed, retransmits_flushed;
-	u16 local_port, remote_port;
-	u8 local[16];
 	u8 flags;
 	u8 l7;
 	u8 first_closer; /* 1 + close_reason of the side whose FIN came first */
 	u8 hello_events; /* ClientHello segments passed on */
-	u32 hello_left;	 /* bytes of the ClientHello's record still to come */
+	u16 local_port, remote_port;
+	u8 local[16];
+	u64 started_ns; /* SYN sent, or first met */
+	u64 established_ns;
+	u32 hello_left; /* bytes of the ClientHello's record still to come */
+	u32 pad;
+	/* written with every segment received, on one CPU, or sent, perhaps on another: a cache line apart */
+	struct direction dir[2];
+	u64 rtt_sampled_jiffies;
+	u32 tx_segments_flushed, rx_segments_flushed, retransmits_flushed;
 };
 
 enum http_state {
@@ -119,6 +123,7 @@ struct http_request {
 };
 
 #define REQUEST_HEAD_COMPLETE 1
+#define REQUEST_TRACE_SAMPLED 2 /* its traceparent says so */
 
 struct http_text {
 	u32 number; /* of the request, 1 + its index */

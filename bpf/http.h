@@ -271,6 +271,9 @@ static __always_inline void http_values(struct http_connection *h, struct http_s
 		for (int i = 0; i < TRACEPARENT_BYTES; i += 8)
 			*(u64 *)(t->traceparent + i) = load8(s->window + at(from) + i);
 		t->traceparent[TRACEPARENT_BYTES - 1] = 0;
+		/* trace-flags are two hexadecimal digits, the lowest bit means sampled: an odd last digit */
+		if ((t->traceparent[54] & 1) ^ (t->traceparent[54] >> 6 & 1))
+			h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].flags |= REQUEST_TRACE_SAMPLED;
 	}
 }
 
@@ -280,15 +283,10 @@ static __always_inline void http_event(void *ctx, struct connection *c, struct h
 	struct settings *set = current_settings();
 	struct request_event *e;
 	u8 flags = 0;
-	bool traced;
 
 	if (!set)
 		return;
-	traced = t->number == number && t->traceparent[0];
-	if (traced && (t->traceparent[54] & 1) && t->traceparent[54] != 'a' && t->traceparent[54] != 'c' &&
-	    t->traceparent[54] != 'e')
-		flags |= EVENT_TRACE_SAMPLED;
-	if (traced && (t->traceparent[54] == 'b' || t->traceparent[54] == 'd' || t->traceparent[54] == 'f'))
+	if (r->flags & REQUEST_TRACE_SAMPLED)
 		flags |= EVENT_TRACE_SAMPLED;
 	if (set->slow_ns && duration_ns >= set->slow_ns)
 		flags |= EVENT_SLOW;

@@ -52,7 +52,7 @@ static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct c
 	c->dir[TX].known = 1;
 	c->dir[RX].end = ops->rcv_nxt;
 	c->dir[RX].known = 1;
-	c->rtt_sampled_ns = bpf_jiffies64();
+	c->rtt_sampled_jiffies = bpf_jiffies64();
 	COUNT(seen_opened);
 	if (c->key.cgroup_id) {
 		edge = edge_get(&c->key);
@@ -215,7 +215,7 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 	if (c->l7 == L7_HTTP)
 		h = http_connections.sk_storage_get(sk, 0, 0);
 	connection_flush(c, h, RX, 0, 0);
-	connection_flush(c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_ns);
+	connection_flush(c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
 	connection_end(c, reason, now, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
 	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
 }

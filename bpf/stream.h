@@ -190,10 +190,10 @@ static __always_inline void connection_flush(struct connection *c, struct http_c
 	if (h) {
 		n = h->streams[dir].body_bytes - h->streams[dir].body_flushed;
 		h->streams[dir].body_flushed += n;
-		if (n && http_is_request(c, dir))
-			EDGE_ADD(edge, request_body_bytes, n);
+		if (n && dir == TX)
+			EDGE_ADD(edge, tx_body_bytes, n);
 		else if (n)
-			EDGE_ADD(edge, response_body_bytes, n);
+			EDGE_ADD(edge, rx_body_bytes, n);
 	}
 	if (tcp) {
 		u32 segments = tcp->segs_out - c->tx_segments_flushed;
@@ -209,10 +209,10 @@ static __always_inline void connection_flush(struct connection *c, struct http_c
 		c->retransmits_flushed += segments;
 		if (segments)
 			EDGE_ADD(edge, retransmits, segments);
-		if (jiffies - c->rtt_sampled_ns > RTT_SAMPLE_JIFFIES) {
-			if (c->rtt_sampled_ns && tcp->srtt_us)
+		if (jiffies - c->rtt_sampled_jiffies > RTT_SAMPLE_JIFFIES) {
+			if (c->rtt_sampled_jiffies && tcp->srtt_us)
 				latency_tcp(&c->key, PROTOCOL_TCP_RTT, (u64)(tcp->srtt_us >> 3) * 1000);
-			c->rtt_sampled_ns = jiffies;
+			c->rtt_sampled_jiffies = jiffies;
 		}
 	}
 }

@@ -95,13 +95,12 @@ def apply_file(arguments: dict[str, Any], context: click.Context) -> dict[str, A
     values = dict(arguments)
     if path is None:
         return values
-    for name, value in read_file(path).items():
-        if name == "cidrs" or context.get_parameter_source(name) in (
-            click.core.ParameterSource.DEFAULT,
-            click.core.ParameterSource.DEFAULT_MAP,
-            None,
-        ):
-            values[name] = value
+    unsaid = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP, None)
+    values |= {
+        name: value
+        for name, value in read_file(path).items()
+        if name == "cidrs" or context.get_parameter_source(name) in unsaid
+    }
     values["_config_stamp"] = [path.stat().st_mtime_ns]
     return values
 

@@ -91,16 +91,14 @@ def compare(
     earlier: dict[tuple[str, str], Seen], later: dict[tuple[str, str], Seen], latency: float, errors: float
 ) -> list[str]:
     """Lines for people, the gravest first."""
-    lines = []
-    for key in sorted(later.keys() - earlier.keys()):
-        lines.append(
-            click.style(
-                f"new    {key[0]} -> {key[1]}  {later[key].requests} requests, {later[key].connections} connections",
-                fg="cyan",
-            )
+    lines = [
+        click.style(
+            f"new    {key[0]} -> {key[1]}  {later[key].requests} requests, {later[key].connections} connections",
+            fg="cyan",
         )
-    for key in sorted(earlier.keys() - later.keys()):
-        lines.append(click.style(f"gone   {key[0]} -> {key[1]}", fg="yellow"))
+        for key in sorted(later.keys() - earlier.keys())
+    ]
+    lines += [click.style(f"gone   {key[0]} -> {key[1]}", fg="yellow") for key in sorted(earlier.keys() - later.keys())]
     for key in sorted(earlier.keys() & later.keys()):
         before, after = earlier[key], later[key]
         if abs(after.share_failed() - before.share_failed()) >= errors:

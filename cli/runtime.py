@@ -18,9 +18,8 @@ from sidelight.exporter.hubble import HubbleServer, TlsFiles
 
 if TYPE_CHECKING:
     from sidelight.exporter.otlp import OtlpExporter
-    from sidelight.identity.kubernetes import KubernetesIndex
-
     from sidelight.exporter.web import WebServer
+    from sidelight.identity.kubernetes import KubernetesIndex
 
 log = logging.getLogger("sidelight")
 

@@ -249,6 +249,11 @@ def _histogram(family: Family, labels: Labels, row: np.void, created: float) -> 
     family.add_histogram(labels, buckets, float(row["sum_ns"]) / 1e9, int(buckets.sum()) + int(row["untimed"]), created)
 
 
+def body_field(role: int, what: str) -> str:
+    """The field of an edge's row that has the body bytes of its requests or responses: a client sends the requests."""
+    return "tx_body_bytes" if (role == layout.ROLE_CLIENT) == (what == "request") else "rx_body_bytes"
+
+
 def _http(collector: Collector) -> None:
     for key, row, created in collector.requests():
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
@@ -257,7 +262,7 @@ def _http(collector: Collector) -> None:
     for edge, row, created in collector.shown.edges:
         side = "client" if edge.role == layout.ROLE_CLIENT else "server"
         for what in ("request", "response"):
-            if value := int(row[f"{what}_body_bytes"]):
+            if value := int(row[body_field(edge.role, what)]):
                 name = f"http_{side}_{what}_body_size_bytes_total"
                 collector.family(name).add(collector.labels_of(edge), value, created)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.books import EdgeKey, LatencyKey
-from sidelight.exporter.families import Labels, dns_code, is_outside, source_destination
+from sidelight.exporter.families import Labels, body_field, dns_code, is_outside, source_destination
 from sidelight.identity.model import Identity, Kind
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def istio(collector: Collector) -> None:
                 collector.family(f"istio_{what}_bytes").add_histogram(
                     (*labels_of(edge), ("request_protocol", "http")),
                     np.zeros(layout.LATENCY_BUCKETS, np.uint64),
-                    float(row[f"{what}_body_bytes"]),
+                    float(row[body_field(edge.role, what)]),
                     requests[edge],
                     created,
                 )

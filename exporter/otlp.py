@@ -3,10 +3,10 @@
 Batches are encoded straight into opentelemetry-proto messages: the SDK's instruments cannot take a ready-made histogram, and its
 span processor costs an object a span. The OTEL_* variables mean what they mean to the SDK; the service stubs are the official ones.
 
-Span and trace ids. A request with a traceparent belongs to its trace. Without one, the trace id is made of what both ends see and
-NAT leaves alone: the sequence numbers of the request's and the response's first bytes, method and path. The span ids are made likewise, so
-two agents that see one request agree: the server's span is the child of the client's. It cannot work where the two ends
-do not share a TCP connection (a proxy or a TLS-terminating balancer in between).
+Span and trace ids. A request with a traceparent belongs to its trace. Without one, the trace id is made of what both
+ends see and NAT leaves alone: the sequence numbers of the request's and the response's first bytes, method and path. The
+span ids are made likewise, so two agents that see one request agree: the server's span is the child of the client's. It
+cannot work where the two ends do not share a TCP connection (a proxy or a TLS-terminating balancer in between).
 """
 
 from __future__ import annotations
@@ -199,10 +199,8 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     failed = status == 0 or status >= (400 if client else 500)
     if failed:
         attributes.append(_text("error.type", str(status) if status else "no_response"))
-    if client:
-        parent_id = parent
-    else:
-        parent_id = client_id if observed_elsewhere(source) else parent
+    # the client span hangs on what the application named, the server span on the client span, where somebody sends one
+    parent_id = client_id if not client and observed_elsewhere(source) else parent
     span = trace_pb2.Span(
         trace_id=trace,
         span_id=client_id if client else server_id,
@@ -386,7 +384,8 @@ class OtlpExporter:
             for flow in flows[-200:]:
                 event, names = flow.event, flow.names
                 role = int(event["key"]["role"])
-                edge = EdgeKey(role, metric_identity(names.local), metric_identity(names.remote), names.service, int(event["key"]["port"]))  # fmt: skip
+                local, remote = metric_identity(names.local), metric_identity(names.remote)
+                edge = EdgeKey(role, local, remote, names.service, int(event["key"]["port"]))
                 key = LatencyKey(edge, layout.HTTP1, int(event["method"]), int(event["status"]))
                 side = "client" if role == layout.ROLE_CLIENT else "server"
                 series = (f"http_{side}_request_duration_seconds", edge_labels(edge) + http_labels(key))
