@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 VENV := .venv/.installed
-APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium libasan8
+# servers are installed, not started: the tests start their own
+APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 
@@ -18,8 +19,11 @@ $(VENV): pyproject.toml Makefile
 	@if [ "$$(id -u)" != 0 ]; then echo "make: run as root: the programs need it, and apt-get too"; exit 1; fi
 	@missing=""; for package in $(APT); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
 	if command -v node >/dev/null; then missing="$${missing// nodejs/}"; fi; \
-	if [ -n "$$missing" ]; then echo "installing:$$missing"; apt-get update -q >/dev/null && printf '#!/bin/sh\nexit 101\n' > /tmp/policy-rc.$$$$ && \
-	  apt-get install -y -q --no-install-recommends $$missing >/tmp/sidelight-apt.log 2>&1 || { tail -20 /tmp/sidelight-apt.log; exit 1; }; fi
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+	  made=""; if [ ! -e /usr/sbin/policy-rc.d ]; then printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1; fi; \
+	  apt-get update -q >/tmp/sidelight-apt.log 2>&1 && apt-get install -y -q --no-install-recommends $$missing >>/tmp/sidelight-apt.log 2>&1; done=$$?; \
+	  if [ -n "$$made" ]; then rm -f /usr/sbin/policy-rc.d; fi; \
+	  if [ $$done != 0 ]; then tail -20 /tmp/sidelight-apt.log; exit 1; fi; fi
 	@test -x .venv/bin/python || /usr/bin/python3 -m venv --system-site-packages .venv
 	@.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]' 2> >(grep -v 'WARNING: Location' >&2)
 	@touch $(VENV)

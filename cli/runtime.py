@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidelight.agent import loader
 from sidelight.agent.core import Agent
-from sidelight.agent.errors import SidelightError
+from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.agent.settings import AgentSettings, default_socket
 from sidelight.exporter.families import FamilyOptions
 from sidelight.exporter.hubble import HubbleServer, TlsFiles
@@ -48,16 +48,19 @@ class Runtime:
     def start(self) -> None:
         settings = self.settings
         if settings.kubernetes:
-            from sidelight.identity.kubernetes import KubernetesIndex
+            from sidelight.identity.kubernetes import ClusterUnreachable, KubernetesIndex
 
-            self.index = KubernetesIndex.connect(
-                kubeconfig=settings.kubeconfig,
-                node=settings.node,
-                cluster=settings.cluster,
-                scope=settings.identity_scope,
-                metric_labels=settings.metric_labels,
-                tombstone_s=settings.tombstone_s,
-            )
+            try:
+                self.index = KubernetesIndex.connect(
+                    kubeconfig=settings.kubeconfig,
+                    node=settings.node,
+                    cluster=settings.cluster,
+                    scope=settings.identity_scope,
+                    metric_labels=settings.metric_labels,
+                    tombstone_s=settings.tombstone_s,
+                )
+            except ClusterUnreachable as error:
+                raise ConfigError(f"Kubernetes: {error}; or say --no-kube") from None
         self.agent = Agent(settings, self.index)
         try:
             if self.index:

@@ -105,6 +105,7 @@ def test_second_agent_taken_port_and_bad_flags(tmp_path: Path) -> None:
         for arguments, says in (
             (["agent", "--cgroup", "/tmp"], "not a cgroup2"),
             (["agent", "--ring-pages", "3"], "power of two"),
+            (["agent", "--kubeconfig", "/nowhere", "--instance", "nobody"], "Kubernetes: "),
             (["tail", "--nonsense"], "nonsense"),
             (["tail", "--slower", "fast"], "not a duration"),
             (["tail", "what:ever", "--instance", agent.instance], "unknown selector"),
