@@ -192,6 +192,7 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 {
 	struct http_connection *h = 0;
 	u64 now = bpf_ktime_get_ns();
+	struct edge_value *edge;
 	u8 reason;
 
 	if (c->flags & CONN_CLOSED)
@@ -214,9 +215,10 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 		COUNT(unknown_cgroup);
 	if (c->l7 == L7_HTTP)
 		h = http_connections.sk_storage_get(sk, 0, 0);
-	connection_flush(c, h, RX, 0, 0);
-	connection_flush(c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
-	connection_end(c, reason, now, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
+	edge = edge_get(&c->key);
+	connection_flush_into(edge, c, h, RX, 0, 0);
+	connection_flush_into(edge, c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
+	connection_end(edge, c, reason, now, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
 	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
 }
 

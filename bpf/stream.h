@@ -168,11 +168,14 @@ static __always_inline bool http_accept(struct __sk_buff *skb, struct bpf_sock *
 	return true;
 }
 
-/* Brings the edge up to date with one direction of a connection; `tcp` when the socket's own counters may be read. */
-static __always_inline void connection_flush(struct connection *c, struct http_connection *h, int dir,
-					     struct bpf_tcp_sock *tcp, u64 jiffies)
+/*
+ * Brings the edge up to date with one direction of a connection; `tcp` when the socket's own counters may be read. `edge`
+ * is that of c->key, or null when there was no room even in the overflow entry: then the map's counter has it.
+ */
+static __always_inline void connection_flush_into(struct edge_value *edge, struct connection *c,
+						  struct http_connection *h, int dir, struct bpf_tcp_sock *tcp,
+						  u64 jiffies)
 {
-	struct edge_value *edge = edge_get(&c->key);
 	u64 n;
 
 	if (!edge)
@@ -215,6 +218,12 @@ static __always_inline void connection_flush(struct connection *c, struct http_c
 			c->rtt_sampled_jiffies = jiffies;
 		}
 	}
+}
+
+static __always_inline void connection_flush(struct connection *c, struct http_connection *h, int dir,
+					     struct bpf_tcp_sock *tcp, u64 jiffies)
+{
+	connection_flush_into(edge_get(&c->key), c, h, dir, tcp, jiffies);
 }
 
 static __always_inline void connection_flush_packet(struct bpf_sock *sk, struct connection *c,

@@ -66,9 +66,9 @@ static __always_inline void connection_adopt(struct __sk_buff *skb, struct bpf_s
 }
 
 /* The end of a connection, once: its edge, its RTT, its event. The caller has flushed the bytes. */
-static __always_inline void connection_end(struct connection *c, u8 reason, u64 now, u32 srtt_us, u64 cookie)
+static __always_inline void connection_end(struct edge_value *edge, struct connection *c, u8 reason, u64 now,
+					   u32 srtt_us, u64 cookie)
 {
-	struct edge_value *edge = edge_get(&c->key);
 	u64 duration = now - c->established_ns;
 
 	c->flags |= CONN_CLOSED;
@@ -261,7 +261,7 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 		connection_flush_packet(sk, c, h, dir);
 	if ((c->flags & CONN_ADOPTED) &&
 	    ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
-		connection_end(c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0, bpf_get_socket_cookie(skb));
+		connection_end(edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0, bpf_get_socket_cookie(skb));
 		return c->l7 == L7_HTTP ? NEXT_CLOSE : NEXT_NONE;
 	}
 	return NEXT_NONE;

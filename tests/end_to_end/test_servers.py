@@ -46,8 +46,7 @@ def nginx(processes: Processes, tmp_path: Path) -> int:
     port = free_port()
     text = NGINX.format(home=tmp_path, web=port, shop=1).replace(
         'location /static { return 200 "static\\n"; }',
-        'location /static { return 200 "static\\n"; } location /empty { return 204; } location /files { root %s; }'
-        % tmp_path,
+        f'location /static {{ return 200 "static\\n"; }} location /empty {{ return 204; }} location /files {{ root {tmp_path}; }}',
     )
     (tmp_path / "files").mkdir(exist_ok=True)
     (tmp_path / "files" / "large").write_bytes(b"x" * 1_000_000)
