@@ -29,6 +29,7 @@ class H(http.server.BaseHTTPRequestHandler):
 lock = threading.Lock()
 s = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), H)
 def end(*_):
+    lock.acquire()  # whoever is not counted yet is not answered either
     open(sys.argv[2], "w").write(str(count)); import os; os._exit(0)
 signal.signal(signal.SIGTERM, end)
 s.serve_forever()
@@ -80,6 +81,18 @@ def served(agent: Running, reporter: str, workload: str = "nginx") -> float:
     return agent.total(f"http_{side}_request_duration_seconds_count", reporter=reporter, destination_workload=workload)
 
 
+def steady(agent: Running) -> None:
+    """Waits until nothing is counted any more: a server may still work on what its clients have given up."""
+    last = [-1.0, -1.0]
+
+    def still() -> bool:
+        last.append(agent.total("sidelight_seen_total", item="responses"))
+        time.sleep(0.3)
+        return last[-1] == last[-2] == last[-3]
+
+    eventually(still, 20, "the server is done")
+
+
 def test_nginx_at_saturation_and_over_kill_nine(tmp_path: Path) -> None:
     with running() as agent:
         port = nginx(agent.processes, tmp_path)
@@ -125,6 +138,7 @@ def test_other_servers(tmp_path: Path, kind: str) -> None:
         wait_for_port(port)
         wrk(agent, 2, f"http://127.0.0.1:{port}/len/100", connections=8)
         wrk(agent, 2, f"http://127.0.0.1:{port}/len/100", "-H", "Connection: close", connections=8)
+        steady(agent)
         agent.processes.stop(server)
         raw = read_json(report)
         theirs = sum(raw["requests"].values()) if isinstance(raw, dict) else raw

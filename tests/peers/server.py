@@ -166,6 +166,7 @@ def main():
     listener.listen(512)
 
     def finish(*_):
+        lock.acquire()  # whoever is not counted yet is not answered either
         with open(report + ".new", "w") as out:
             json.dump({"requests": dict(counts), "accepted": accepted}, out)
         import os
