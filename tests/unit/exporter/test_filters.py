@@ -147,6 +147,7 @@ def test_field_masks() -> None:
     assert flow.source.pod_name == "web" and not flow.source.labels and not flow.HasField("IP")
     assert flow.l7.http.code == 200 and flow.destination.workloads[0].name == "cart"
     assert not flow.destination.workloads[0].kind
+    assert mask_tree(["auth_type", "policy_match_type", "verdict"], pb.Flow.DESCRIPTOR) == {"verdict": {}}
     for bad in (["nope"], ["source.nope"], ["verdict.x"], ["a"] * 1000):
         with pytest.raises(MaskError):
             mask_tree(bad, pb.Flow.DESCRIPTOR)
