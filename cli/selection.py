@@ -76,6 +76,8 @@ def end_filter(selector: str, end: str) -> dict[str, object]:
 def _workload(name: str, end: str) -> dict[str, object]:
     namespace, slash, workload = name.rpartition("/")
     fields: dict[str, object] = {}
+    if slash and not namespace:
+        raise ConfigError(f"{name!r}: want NAMESPACE/WORKLOAD")
     if slash:
         fields[f"{end}_pod"] = [f"{namespace}/"]
     if workload:

@@ -109,11 +109,9 @@ def select_rows(found: list[EdgeRate], view: View) -> list[EdgeRate]:
     if view.reporter != "both":
         rows = [rate for rate in rows if rate.key[0] == view.reporter]
     else:
-        served = {(rate.key[1], rate.key[2], rate.key[4]) for rate in rows if rate.key[0] == "destination"}
-        rows = [
-            rate for rate in rows
-            if rate.key[0] == "destination" or (rate.key[1], rate.key[2], rate.key[4]) not in served
-        ]  # fmt: skip
+        # by the two ends, not the port: a client dials the service's, the server answers on its own
+        served = {rate.key[1:3] for rate in rows if rate.key[0] == "destination"}
+        rows = [rate for rate in rows if rate.key[0] == "destination" or rate.key[1:3] not in served]
     return sorted(rows, key=lambda rate: (-SORTS[view.sort](rate), rate.key))
 
 

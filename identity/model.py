@@ -75,7 +75,8 @@ class Identity:
     def display(self) -> str:
         """As people write it: namespace/workload, else the name."""
         if self.namespace:
-            return f"{self.namespace}/{self.workload or self.name}"
+            name = self.name if self.kind is Kind.SERVICE else self.workload or self.name
+            return f"{self.namespace}/{name}"
         return self.name if self.kind in (Kind.EXTERNAL, Kind.WORLD) else self.workload or self.name
 
     def known_by(self, provenance: Provenance) -> Identity:
