@@ -17,6 +17,7 @@ from sidelight.agent.decode import NO_TEXT, RequestText
 from sidelight.identity.model import EdgeNames
 
 DEFAULT_RING_BYTES = 64 << 20
+TYPICAL_FLOW_BYTES, ENOUGH_FLOWS = 300.0, 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +119,10 @@ class FlowRing:
 
     @property
     def capacity(self) -> int:
-        """Flows the ring holds when full, judged by what is in it now."""
+        """Flows the ring holds when full: judged by what is in it, once that is enough to judge by."""
         with self._arrived:
             held = self._next - (self._batches[0][0] if self._batches else self._next)
-            each = self._bytes / held if held else 300.0
+            each = self._bytes / held if held >= ENOUGH_FLOWS else TYPICAL_FLOW_BYTES
         return max(held, int(self._limit / each))
 
     def read(self, position: int, timeout_s: float = 0.0) -> tuple[list[tuple[int, FlowBatch]], int, int]:
