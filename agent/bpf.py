@@ -275,13 +275,18 @@ class ProgramInfo:
     verified_instructions: int
 
 
-def program_info(fd: int) -> ProgramInfo:
-    info = ct.create_string_buffer(232)
-    size = ct.c_uint32(len(info))
-    result: int = _libbpf().bpf_obj_get_info_by_fd(fd, info, ct.byref(size))
+def _info(fd: int, size: int, what: str) -> bytes:
+    """BPF_OBJ_GET_INFO_BY_FD: the first `size` bytes of the object's info struct. Raises BpfError."""
+    info = ct.create_string_buffer(size)
+    length = ct.c_uint32(size)
+    result: int = _libbpf().bpf_obj_get_info_by_fd(fd, info, ct.byref(length))
     if result < 0:
-        raise _fail("cannot read program info", result)
-    raw = info.raw
+        raise _fail(what, result)
+    return info.raw
+
+
+def program_info(fd: int) -> ProgramInfo:
+    raw = _info(fd, 232, "cannot read program info")
     (identifier,) = struct.unpack_from("<I", raw, 4)
     run_time, run_count = struct.unpack_from("<QQ", raw, 192)
     (verified,) = struct.unpack_from("<I", raw, 216)
@@ -300,22 +305,14 @@ class MapInfo:
 
 
 def map_info(fd: int) -> MapInfo:
-    info = ct.create_string_buffer(88)
-    size = ct.c_uint32(len(info))
-    result: int = _libbpf().bpf_obj_get_info_by_fd(fd, info, ct.byref(size))
-    if result < 0:
-        raise _fail("cannot read map info", result)
-    return MapInfo(*struct.unpack_from("<IIIII", info.raw, 0))
+    raw = _info(fd, 88, "cannot read map info")
+    return MapInfo(*struct.unpack_from("<IIIII", raw, 0))
 
 
 def link_program_id(fd: int) -> int:
     """Id of the program a link holds (struct bpf_link_info: type, id, prog_id)."""
-    info = ct.create_string_buffer(32)
-    size = ct.c_uint32(len(info))
-    result: int = _libbpf().bpf_obj_get_info_by_fd(fd, info, ct.byref(size))
-    if result < 0:
-        raise _fail("cannot read link info", result)
-    program_id: int = struct.unpack_from("<III", info.raw, 0)[2]
+    raw = _info(fd, 32, "cannot read link info")
+    program_id: int = struct.unpack_from("<III", raw, 0)[2]
     return program_id
 
 

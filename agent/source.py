@@ -13,8 +13,10 @@ pinned map `control`, so that an agent that was killed anywhere in between finds
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as ct
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +97,8 @@ class Source:
 
     def __init__(self, pins: Pins, sizes: Sizes | None = None) -> None:
         self.directory = find_maps(pins, sizes)
-        self.pins = pins
         self._fds = {path.name: bpf.open_pin(path) for path in self.directory.iterdir()}
+        self._links = pins.links
         self.cpus = bpf.possible_cpus()
         self.edge_capacity = bpf.map_info(self._fds["edges_a"]).entries
         self.latency_capacity = bpf.map_info(self._fds["latencies_a"]).entries
@@ -192,15 +194,17 @@ class Source:
     def costs(self) -> list[ProgramCost]:
         """Of the attached programs; those reached by tail call are part of their callers' figures."""
         found = []
-        for link in sorted(self.pins.links.iterdir()):
-            program_fd = bpf.program_fd_by_id(bpf.link_program_id(bpf_open(link)))
-            info = bpf.program_info(program_fd)
-            found.append(ProgramCost(link.name, info.run_time_ns, info.run_count))
+        for path in sorted(self._links.iterdir()):
+            # by way of the link each time: the loader may have put another program into it; and closed again, because
+            # an open link stays attached when its pin is gone
+            with contextlib.ExitStack() as opened:
+                link = bpf.open_pin(path)
+                opened.callback(os.close, link)
+                program = bpf.program_fd_by_id(bpf.link_program_id(link))
+                opened.callback(os.close, program)
+                info = bpf.program_info(program)
+            found.append(ProgramCost(path.name, info.run_time_ns, info.run_count))
         return found
-
-
-def bpf_open(path: Path) -> int:
-    return bpf.open_pin(path)
 
 
 def _side(generation: int) -> str:

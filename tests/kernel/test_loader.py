@@ -78,3 +78,12 @@ def test_without_rights_it_is_one_line() -> None:
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("sidelight: not root") and done.stderr.count("\n") == 1
+
+
+def test_asking_for_costs_opens_nothing_for_good(watch: Observed) -> None:
+    """Every scrape asks."""
+    watch.source.costs()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        assert {cost.name for cost in watch.source.costs()} == {"egress", "ingress", "sock_ops", "sock_release"}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
