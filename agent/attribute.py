@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sidelight.agent import decode, layout
 from sidelight.agent.decode import EventBatch
 from sidelight.agent.flows import DnsText, FlowBatch, batch_bytes
 from sidelight.agent.wire import DnsStreams, HelloStreams, dns_message
+from sidelight.identity.conntrack import Conntrack
 from sidelight.identity.model import EdgeNames, Identity, Kind, Provenance
 from sidelight.identity.names import address_of
-from sidelight.identity.resolver import Resolver, named
+from sidelight.identity.resolver import PENDING, Resolver, named
 
 
 class Learner:
@@ -59,11 +62,28 @@ class Learner:
         return exchanges
 
 
-def attribute(batch: EventBatch, resolver: Resolver, learner: Learner, clock_offset_ns: int) -> FlowBatch:
-    """Flows of a batch, names resolved once for each distinct edge."""
+def attribute(
+    batch: EventBatch, resolver: Resolver, learner: Learner, clock_offset_ns: int, conntrack: Conntrack | None = None
+) -> FlowBatch:
+    """Flows of a batch, names resolved once for each distinct edge; `conntrack` names a backend connection by connection."""
     events = batch.events
     times_ns = events["time_ns"].astype(np.int64) + clock_offset_ns
     dns = learner.learn(batch, times_ns)
+    names, name_of = _name(events, times_ns, resolver, conntrack)
+    size = batch_bytes(events, batch.texts, len(names))
+    return FlowBatch(events, times_ns, name_of, names, batch.texts, dns, size)
+
+
+def rename(flows: FlowBatch, resolver: Resolver, conntrack: Conntrack | None = None) -> FlowBatch:
+    """The same flows under the names that are known now, each still for its own time."""
+    names, name_of = _name(flows.events, flows.times_ns, resolver, conntrack)
+    return replace(flows, names=names, name_of=name_of)
+
+
+def _name(
+    events: np.ndarray, times_ns: np.ndarray, resolver: Resolver, conntrack: Conntrack | None
+) -> tuple[tuple[EdgeNames, ...], np.ndarray]:
+    """(names, index into them for each event)."""
     names: list[EdgeNames] = []
     places: dict[bytes, int] = {}
     name_of = np.zeros(len(events), np.uint32)
@@ -75,8 +95,12 @@ def attribute(batch: EventBatch, resolver: Resolver, learner: Learner, clock_off
             place = places[raw] = len(names)
             names.append(_names(keys[index], resolver, float(times_ns[index]) / 1e9))
         name_of[index] = place
-    size = batch_bytes(events, batch.texts, len(names))
-    return FlowBatch(events, times_ns, name_of, tuple(names), batch.texts, dns, size)
+        if conntrack and _lacks_backend(names[place]):
+            exact = _answering(events[index], names[place], resolver, conntrack, float(times_ns[index]) / 1e9)
+            if exact is not None:
+                name_of[index] = len(names)
+                names.append(exact)
+    return tuple(names), name_of
 
 
 def _names(key: np.void, resolver: Resolver, at: float) -> EdgeNames:
@@ -87,6 +111,26 @@ def _names(key: np.void, resolver: Resolver, at: float) -> EdgeNames:
     if found.remote.kind is Kind.WORLD:
         return EdgeNames(found.local, named(found.remote, remote), found.service)
     return found
+
+
+def _lacks_backend(names: EdgeNames) -> bool:
+    return names.remote.kind is Kind.SERVICE and names.service is not None
+
+
+def _answering(
+    event: np.void, names: EdgeNames, resolver: Resolver, conntrack: Conntrack, at: float
+) -> EdgeNames | None:
+    backend = conntrack.find(
+        event["local"].tobytes(), int(event["local_port"]), event["key"]["remote"].tobytes(), int(event["remote_port"])
+    )
+    owner = resolver.index.owner(backend, 0, at) if backend and resolver.index else None
+    return replace(names, remote=owner.known_by(Provenance.CONNTRACK)) if owner else None
+
+
+def pending(flows: FlowBatch) -> np.ndarray:
+    """Mask of the flows of which an end waits for its pod's object."""
+    waits = [PENDING in (names.local.reason, names.remote.reason) for names in flows.names]
+    return np.array(waits, bool)[flows.name_of]
 
 
 def source_and_destination(names: EdgeNames, role: int) -> tuple[Identity, Identity]:

@@ -69,6 +69,16 @@ class FlowBatch:
         )
 
 
+def select(batch: FlowBatch, chosen: np.ndarray) -> FlowBatch:
+    """The flows of a batch where the mask says so."""
+    places = {int(old): new for new, old in enumerate(np.flatnonzero(chosen))}
+    events = batch.events[chosen]
+    texts = {places[index]: text for index, text in batch.texts.items() if index in places}
+    dns = {places[index]: exchange for index, exchange in batch.dns.items() if index in places}
+    size = batch_bytes(events, texts, len(batch.names))
+    return FlowBatch(events, batch.times_ns[chosen], batch.name_of[chosen], batch.names, texts, dns, size)
+
+
 def batch_bytes(events: np.ndarray, texts: dict[int, RequestText], names: int) -> int:
     """What a batch costs in memory, estimated upwards: columns, strings with their objects, names."""
     strings = sum(len(text.path) + len(text.host) + len(text.traceparent) for text in texts.values())

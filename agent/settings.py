@@ -52,7 +52,8 @@ class AgentSettings:
     metric_labels: tuple[str, ...] = ()
     cidrs: dict[str, str] = field(default_factory=dict)
     external_suffixes: tuple[str, ...] = ()
-    conntrack: bool = False
+    conntrack: str | None = None
+    """Network namespace whose connection tracking is followed: a name or path, "" for our own, None for none."""
     cpu_budget: float = 0.0
     memory_budget: int = 0
     keep_state: bool = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 MAX_STREAMS = 1024
 MAX_STREAM_BYTES = 16384
 MAX_ANSWERS = 64
+NXDOMAIN = 3
 _TYPES = {1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA", 33: "SRV", 65: "HTTPS"}
 
 
@@ -50,6 +51,19 @@ def _name(data: bytes, at: int) -> tuple[str, int]:
             raise ValueError("name too long")
         labels.append(data[at + 1 : at + 1 + length].decode("ascii", "replace"))
         at += 1 + length
+
+
+def is_search_noise(question: str, rcode: int) -> bool:
+    """Did a resolver only try its search list (resolv.conf(5): `search`, `ndots`)? A whole name with a cluster's suffix behind it.
+
+    `api.example.com.shop.svc.cluster.local` does not exist because nobody meant it: no failure of anybody's.
+    """
+    if rcode != NXDOMAIN:
+        return False
+    before, inside, _ = question.lower().rstrip(".").partition(".svc.")
+    if inside:
+        return before.count(".") >= 2  # service.namespace has one dot
+    return question.lower().rstrip(".").endswith((".cluster.local", ".internal", ".local")) and question.count(".") >= 3
 
 
 def dns_message(data: bytes) -> DnsMessage | None:

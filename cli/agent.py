@@ -134,6 +134,22 @@ METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
     help="DNS suffix whose names may become metric labels; repeat.",
 )
 @click.option(
+    "--tombstone",
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a deleted pod's address is remembered for flows of its time.",
+)
+@click.option(
+    "--conntrack",
+    is_flag=False,
+    flag_value="host",
+    default="off",
+    show_default=True,
+    metavar="NETNS",
+    help="Name a service's backends on other nodes by connection tracking: of our own network namespace (`host`), or of NETNS.",
+)
+@click.option(
     "--state",
     default=STATE_ROOT,
     type=click.Path(path_type=Path),
@@ -190,6 +206,8 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
         raise ConfigError("--max-edges: between 16 and 1048576")
     if not 0.05 <= values["interval"] <= 60:
         raise ConfigError("--interval: between 0.05 and 60 seconds")
+    if not 0 <= values["tombstone"] <= 86400:
+        raise ConfigError("--tombstone: between 0 and 86400 seconds")
     rate = values["event_rate"]
     if rate < 0 or values["sample"] < 0 or values["slow"] < 0:
         raise ConfigError("--event-rate, --sample and --slow cannot be negative")
@@ -215,6 +233,8 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
         kubernetes=_wants_kubernetes(values),
         kubeconfig=values["kubeconfig"],
         identity_scope=values["identity_scope"],
+        tombstone_s=values["tombstone"],
+        conntrack={"off": None, "host": ""}.get(values["conntrack"], values["conntrack"]),
         metric_labels=tuple(values["metric_labels"]),
         cidrs=values.get("cidrs") or {},
         external_suffixes=tuple(values["external_suffixes"]),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from google.protobuf import descriptor_pool, json_format
 
+from sidelight.exporter.families import dns_code
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import observer_pb2, sidelight_pb2
 
@@ -63,7 +64,7 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
         return text + ("" if http.code else " no response"), _COLOURS.get(str(http.code)[0], "")
     if record == "dns":
         dns = flow.l7.dns
-        answer = ", ".join(dns.ips[:3]) or (f"rcode {dns.rcode}" if dns.rcode else "empty")
+        answer = ", ".join(dns.ips[:3]) or (dns_code(dns.rcode) if dns.rcode else "empty")
         return (
             f"DNS {' '.join(dns.qtypes)} {dns.query} {answer} {duration_text(flow.l7.latency_ns / 1e9)}",
             "red" if dns.rcode else "blue",

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 
 from sidelight.agent.errors import ConfigError
+from sidelight.agent.wire import is_search_noise
 from sidelight.exporter.proto import flow_pb2 as pb
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)$")
@@ -164,7 +165,7 @@ def is_failed(flow: pb.Flow) -> bool:
     if record == "http":
         return flow.l7.http.code == 0 or flow.l7.http.code >= 500
     if record == "dns":
-        return flow.l7.dns.rcode != 0
+        return flow.l7.dns.rcode != 0 and not is_search_noise(flow.l7.dns.query, flow.l7.dns.rcode)
     return bool(flow.l4.TCP.flags.RST)
 
 

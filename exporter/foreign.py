@@ -27,7 +27,7 @@ def istio_labels(edge: EdgeKey, cluster: str) -> Labels:
     service = edge.service
 
     def end(identity: Identity) -> tuple[str, str, str, str, str, str]:
-        inside = bool(identity.namespace) and identity.kind is not Kind.SERVICE
+        inside = bool(identity.namespace) and identity.workload not in ("", "unknown")
         workload = identity.workload if inside else "unknown"
         namespace = identity.namespace if inside else "unknown"
         where = (identity.cluster or cluster) if identity.namespace else "unknown"

@@ -30,7 +30,7 @@ def labels_of(identity: Identity, number: int) -> list[str]:
     """In Cilium's form: k8s:key=value, reserved:world."""
     if number in _RESERVED:
         return [f"reserved:{_RESERVED[number]}"]
-    if identity.kind is Kind.POD:
+    if identity.kind is Kind.POD or (identity.kind is Kind.SERVICE and identity.labels):
         labels = [f"k8s:{key}={value}" for key, value in identity.labels]
         labels.append(f"k8s:io.kubernetes.pod.namespace={identity.namespace}")
         if not any(key in ("app", "k8s-app", "app.kubernetes.io/name") for key, _ in identity.labels):
@@ -49,7 +49,8 @@ def endpoint(identity: Identity, cookie: int = 0) -> pb.Endpoint:
     )
     if number > 255:
         result.ID = number & 0xFFFF
-        result.pod_name = identity.name
+        if identity.kind is not Kind.SERVICE:
+            result.pod_name = identity.name
         if identity.workload and identity.workload != "unknown":
             result.workloads.add(name=identity.workload, kind=identity.workload_kind)
     return result

@@ -3,11 +3,13 @@
 An address has a history of claims (from, until, owner). A deleted pod's claims end at the deletion and are kept for `tombstone_s`,
 by UID, so that a late flow of its address is not given to the next owner. Node addresses never name a pod.
 
-Thread-safe by one lock: the watches write, the pipeline reads.
+Thread-safe by one lock: the watches write, the pipeline reads. A hundred thousand pods must fit beside the rest of the agent: equal
+strings and label sets are kept once, container ids as bytes, and a pod's entry, claim and identity share what they can.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from sidelight.identity.model import Identity, Kind, Provenance, ServiceName
 from sidelight.identity.names import Address, address_of
 
 FOREVER = float("inf")
+_LABEL_SETS = 50_000
+_WAITING = 10_000
 SETTLE_S = 2.0
 """Before its object said so a new pod may already have used its address: by at most this, unless another owned it then."""
 
@@ -29,8 +33,16 @@ class Claim:
 
     since: float
     until: float
-    uid: str
     owner: Identity
+
+
+@dataclass(slots=True)
+class PodEntry:
+    """`containers`: id and name by turns, ids as _packed() has them."""
+
+    identity: Identity
+    addresses: tuple[Address, ...]
+    containers: tuple[bytes | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,14 @@ class MetricOptions:
 
     labels: tuple[str, ...] = ()
     service_name_from_labels: bool = True
+
+
+def _packed(container_id: str) -> bytes:
+    """A container's id in half the memory: it is hexadecimal as a rule."""
+    try:
+        return bytes.fromhex(container_id)
+    except ValueError:
+        return container_id.encode()
 
 
 def _timestamp(text: str | None) -> float | None:
@@ -72,12 +92,10 @@ class Index:
         self.synced = False
         self.staleness_s = 0.0
         self._lock = threading.RLock()
-        self._claims: dict[Address, list[Claim]] = {}
-        self._pods: dict[str, tuple[Identity, tuple[Address, ...]]] = {}
-        self._pod_by_name: dict[tuple[str, str], str] = {}
+        self._claims: dict[Address, tuple[Claim, ...]] = {}
+        self._pods: dict[str, PodEntry] = {}
         self._static: dict[str, str] = {}
-        self._containers: dict[str, tuple[str, str]] = {}
-        self._containers_of: dict[str, tuple[str, ...]] = {}
+        self._label_sets: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
         self._owners: dict[str, objects.OwnerReference | None] = {}
         self._waiting_for_owner: dict[str, dict[str, objects.Pod]] = {}
         self._services: dict[Address, dict[str, ServiceEntry]] = {}
@@ -86,6 +104,11 @@ class Index:
         self._service_ports: dict[str, tuple[int, ...]] = {}
         self._slices: dict[str, tuple[tuple[Address, str], ...]] = {}
         self._slice_service: dict[str, ServiceName] = {}
+        self._slices_of_service: dict[ServiceName, set[str]] = {}
+        self._backend_of_service: dict[ServiceName, Identity | None] = {}
+        self._external_names: dict[str, tuple[ServiceName, str]] = {}
+        """Host name of an ExternalName service within the cluster, without the cluster's domain -> (service, its target)."""
+        self._external_name_of: dict[str, str] = {}
         self._services_of_address: dict[Address, dict[str, ServiceName]] = {}
         self._zones: dict[str, str] = {}
         self._nodes: dict[str, tuple[Address, ...]] = {}
@@ -100,9 +123,11 @@ class Index:
             found = self._pods.get(self._static.get(uid, uid))
             if found is None:
                 return None
-            identity = found[0]
-            named = self._containers.get(container_id)
-            return replace(identity, container=named[1]) if named else identity
+            packed = _packed(container_id)
+            for place in range(0, len(found.containers), 2):
+                if found.containers[place] == packed:
+                    return replace(found.identity, container=str(found.containers[place + 1]))
+            return found.identity
 
     def owner(self, address: Address, port: int, at: float) -> Identity | None:
         """Who had the address at the time: a pod or a node. None: nobody we know."""
@@ -137,11 +162,42 @@ class Index:
         """The service an endpoint slice lists the pod's address under; the first by name when there are several."""
         with self._lock:
             known = self._pods.get(identity.uid)
-            for candidate in known[1] if known else ():
-                names = self._services_of_address.get(candidate)
-                if names:
-                    return min(names.values(), key=lambda name: (name.namespace, name.name))
+            for candidate in known.addresses if known else ():
+                if found := self._service_listing(candidate):
+                    return found
             return None
+
+    def service_listing(self, address: Address) -> ServiceName | None:
+        """The service an endpoint slice lists an address under: all that is known of a remote pod with scope node+services."""
+        with self._lock:
+            return self._service_listing(address)
+
+    def _service_listing(self, address: Address) -> ServiceName | None:
+        names = self._services_of_address.get(address)
+        return min(names.values(), key=lambda name: (name.namespace, name.name)) if names else None
+
+    def backend(self, service: ServiceName, at: float) -> Identity | None:
+        """The workload behind a service when all its endpoints are of one, without a pod's name; None when they are of several.
+
+        What names the far end of a service whose backend runs on another node, without conntrack.
+        """
+        with self._lock:
+            if service in self._backend_of_service:
+                return self._backend_of_service[service]
+            owners = []
+            for uid in self._slices_of_service.get(service, ()):
+                for address, _ in self._slices[uid]:
+                    owner = self._owner(address, at)
+                    if owner is None:
+                        return None  # its pod's object has not arrived: no answer to keep
+                    owners.append(owner)
+            found = self._backend_of_service[service] = _common(service, owners)
+            return found
+
+    def external_service(self, host: str) -> tuple[ServiceName, str] | None:
+        """(service, target) of an ExternalName service by the name that was looked up: `svc.namespace.svc` and any domain."""
+        with self._lock:
+            return self._external_names.get(".".join(host.split(".")[:3]))
 
     def explain(self, address: Address, port: int, at: float) -> list[dict[str, Any]]:
         """Everything known of an address: each claim with its time, services, slices."""
@@ -151,12 +207,12 @@ class Index:
                     "source": str(claim.owner.provenance),
                     "name": claim.owner.display,
                     "pod": claim.owner.name,
-                    "uid": claim.uid,
+                    "uid": claim.owner.uid,
                     "since": claim.since,
                     "until": None if claim.until == FOREVER else claim.until,
                     "valid": claim.since <= at < claim.until,
                 }
-                for claim in self._claims.get(address, [])
+                for claim in self._claims.get(address, ())
             ]
             found += [
                 {"source": "service-ip", "name": entry.name.host, "valid": True}
@@ -203,22 +259,22 @@ class Index:
         identity = self._identity(pod)
         before = self._pods.get(uid)
         if before:
-            gone = set(before[1]) - set(addresses)
-            self._end_claims(uid, gone, at)
-            if before[0] != identity:
-                for address in before[1]:
-                    for claim in self._claims.get(address, []):
-                        if claim.uid == uid:
-                            claim.owner = identity
-        since = at if before and before[1] else min(at, _timestamp(meta.creation_timestamp) or at)
+            if before.identity == identity:
+                identity = before.identity
+            if before.addresses == addresses:
+                addresses = before.addresses
+            self._end_claims(uid, set(before.addresses) - set(addresses), at)
+            for address in before.addresses:
+                for claim in self._claims.get(address, ()):
+                    if claim.owner.uid == uid:
+                        claim.owner = identity
+        since = at if before and before.addresses else min(at, _timestamp(meta.creation_timestamp) or at)
         for address in addresses:
-            if not before or address not in before[1]:
-                self._claim(address, since, uid, identity)
-        self._pods[uid] = (identity, addresses)
-        self._pod_by_name[(meta.namespace, meta.name)] = uid
+            if not before or address not in before.addresses:
+                self._claim(address, since, identity)
+        self._pods[uid] = PodEntry(identity, addresses, _containers(pod.status))
         if meta.annotations and (static := meta.annotations.config_hash or meta.annotations.mirror):
             self._static[static] = uid
-        self._put_containers(uid, pod.status)
 
     @staticmethod
     def _addresses_of(pod: objects.Pod) -> tuple[Address, ...]:
@@ -231,39 +287,21 @@ class Index:
                 continue
         return tuple(dict.fromkeys(found))
 
-    def _put_containers(self, uid: str, status: objects.PodStatus) -> None:
-        for identifier in self._containers_of.pop(uid, ()):
-            self._containers.pop(identifier, None)
-        ids = []
-        for statuses in (
-            status.container_statuses,
-            status.init_container_statuses,
-            status.ephemeral_container_statuses,
-        ):
-            for entry in statuses or []:
-                if entry.container_id:
-                    identifier = entry.container_id.rpartition("://")[2]
-                    self._containers[identifier] = (uid, entry.name)
-                    ids.append(identifier)
-        if ids:
-            self._containers_of[uid] = tuple(ids)
-
-    def _claim(self, address: Address, since: float, uid: str, owner: Identity) -> None:
-        claims = self._claims.setdefault(address, [])
+    def _claim(self, address: Address, since: float, owner: Identity) -> None:
+        claims = self._claims.get(address, ())
         for claim in claims:
-            if claim.until == FOREVER and claim.uid != uid:
+            if claim.until == FOREVER and claim.owner.uid != owner.uid:
                 # the address was taken over before the old owner's deletion was told; it ended when the new one began
                 claim.until = max(since, claim.since)
                 self._tombstones.append((claim.until + self.tombstone_s, address))
-            elif claim.until > since and claim.uid != uid:
+            elif claim.until > since and claim.owner.uid != owner.uid:
                 since = claim.until
-        claims.append(Claim(since, FOREVER, uid, owner))
-        claims.sort(key=lambda claim: claim.since)
+        self._claims[address] = tuple(sorted((*claims, Claim(since, FOREVER, owner)), key=lambda claim: claim.since))
 
     def _end_claims(self, uid: str, addresses: set[Address], at: float) -> None:
         for address in addresses:
-            for claim in self._claims.get(address, []):
-                if claim.uid == uid and claim.until > at:
+            for claim in self._claims.get(address, ()):
+                if claim.owner.uid == uid and claim.until > at:
                     claim.until = at
                     self._tombstones.append((at + self.tombstone_s, address))
 
@@ -271,7 +309,7 @@ class Index:
         known = self._pods.get(uid)
         if known is None:
             return
-        self._end_claims(uid, set(known[1]), at)
+        self._end_claims(uid, set(known.addresses), at)
         self._tombstones.append((at + self.tombstone_s, uid))
 
     def _bury(self, at: float) -> None:
@@ -284,23 +322,16 @@ class Index:
                 self._drop_ended(what, at)
 
     def _drop_ended(self, address: Address, at: float) -> None:
-        claims = [claim for claim in self._claims.get(address, []) if claim.until + self.tombstone_s > at]
+        claims = tuple(claim for claim in self._claims.get(address, ()) if claim.until + self.tombstone_s > at)
         if claims:
             self._claims[address] = claims
         else:
             self._claims.pop(address, None)
 
     def _forget_pod(self, uid: str) -> None:
-        known = self._pods.pop(uid, None)
-        if known is None:
-            return
-        name = (known[0].namespace, known[0].name)
-        if self._pod_by_name.get(name) == uid:
-            del self._pod_by_name[name]
-        for static in [key for key, value in self._static.items() if value == uid]:
-            del self._static[static]
-        for identifier in self._containers_of.pop(uid, ()):
-            self._containers.pop(identifier, None)
+        if self._pods.pop(uid, None) is not None:
+            for static in [key for key, value in self._static.items() if value == uid]:
+                del self._static[static]
 
     # -- names of pods -------------------------------------------------------------------------------------------
 
@@ -310,23 +341,31 @@ class Index:
         workload, kind = self._workload(pod)
         app = labels.get("app.kubernetes.io/name") or labels.get("app") or labels.get("k8s-app") or workload
         version = labels.get("app.kubernetes.io/version") or labels.get("version") or ""
+        once = sys.intern
         return Identity(
             Kind.POD,
             meta.name,
-            namespace=meta.namespace,
-            workload=workload,
-            workload_kind=kind,
-            app=app,
-            version=version,
-            service_name=self._service_name(meta, labels, workload),
-            node=pod.spec.node_name,
+            namespace=once(meta.namespace),
+            workload=once(workload),
+            workload_kind=once(kind),
+            app=once(app),
+            version=once(version),
+            service_name=once(self._service_name(meta, labels, workload)),
+            node=once(pod.spec.node_name),
             cluster=self.cluster,
             zone=self._zones.get(pod.spec.node_name, ""),
             uid=meta.uid,
-            labels=tuple(sorted(labels.items())),
-            metric_labels=tuple((k, labels[k]) for k in self.options.labels if k in labels),
+            labels=self._label_set(labels),
+            metric_labels=self._label_set({key: labels[key] for key in self.options.labels if key in labels}),
             provenance=Provenance.POD_IP,
         )
+
+    def _label_set(self, labels: dict[str, str]) -> tuple[tuple[str, str], ...]:
+        """The labels, sorted; pods of a workload share one tuple."""
+        items = tuple(sorted(labels.items()))
+        if len(self._label_sets) >= _LABEL_SETS:
+            self._label_sets.clear()  # those in use live on with their pods
+        return self._label_sets.setdefault(items, items)
 
     def _service_name(self, meta: objects.Meta, labels: dict[str, str], workload: str) -> str:
         """OpenTelemetry's order: annotation, recommended labels, workload, pod."""
@@ -349,7 +388,8 @@ class Index:
         for _ in range(4):
             if owner.uid not in self._owners:
                 if owner.kind in ("ReplicaSet", "Job"):
-                    self._waiting_for_owner.setdefault(owner.uid, {})[meta.uid] = pod
+                    if len(self._waiting_for_owner) < _WAITING:  # beyond, the guess holds until the pod's next change
+                        self._waiting_for_owner.setdefault(owner.uid, {})[meta.uid] = pod
                     return _guess_owner(owner, meta.labels or {})
                 break
             above = self._owners[owner.uid]
@@ -389,12 +429,17 @@ class Index:
             self._services.setdefault(address, {})[uid] = entry
             addresses.append(address)
         self._service_addresses[uid] = tuple(addresses)
+        if spec.type == "ExternalName" and spec.external_name:
+            host = f"{entry.name.name}.{entry.name.namespace}.svc".lower()
+            self._external_names[host] = (entry.name, spec.external_name.rstrip(".").lower())
+            self._external_name_of[uid] = host
         ports = tuple(port.node_port for port in spec.ports or [] if port.node_port)
         self._service_ports[uid] = ports
         for port in ports:
             self._node_ports[port] = entry
 
     def _remove_service(self, uid: str, at: float) -> None:
+        self._external_names.pop(self._external_name_of.pop(uid, ""), None)
         for address in self._service_addresses.pop(uid, ()):
             entries = self._services.get(address, {})
             entries.pop(uid, None)
@@ -412,6 +457,7 @@ class Index:
             return
         service = ServiceName(name, item.metadata.namespace)
         self._slice_service[uid] = service
+        self._slices_of_service.setdefault(service, set()).add(uid)
         listed = []
         for endpoint in item.endpoints or []:
             for text in endpoint.addresses or []:
@@ -424,9 +470,16 @@ class Index:
                 if endpoint.zone and endpoint.node_name:
                     self._zones.setdefault(endpoint.node_name, endpoint.zone)
         self._slices[uid] = tuple(listed)
+        self._backend_of_service.pop(service, None)
 
     def _remove_slice(self, uid: str, at: float) -> None:
-        self._slice_service.pop(uid, None)
+        service = self._slice_service.pop(uid, None)
+        if service is not None:
+            self._backend_of_service.pop(service, None)
+            slices = self._slices_of_service[service]
+            slices.discard(uid)
+            if not slices:
+                del self._slices_of_service[service]
         for address, _ in self._slices.pop(uid, ()):
             names = self._services_of_address.get(address, {})
             names.pop(uid, None)
@@ -455,6 +508,7 @@ class Index:
             node=name,
             cluster=self.cluster,
             zone=zone,
+            uid=uid,
             provenance=Provenance.NODE_IP,
             reason="" if name == self.node else "remote",
         )
@@ -462,7 +516,7 @@ class Index:
         self._end_claims(uid, set(before) - set(addresses), at)
         for address in addresses:
             if address not in before:
-                self._claim(address, 0.0, uid, identity)
+                self._claim(address, 0.0, identity)
         self._nodes[uid] = tuple(addresses)
 
     def _remove_node(self, uid: str, at: float) -> None:
@@ -470,6 +524,34 @@ class Index:
 
     def _ignore(self, item: Any, at: float) -> None:
         return
+
+
+def _containers(status: objects.PodStatus) -> tuple[bytes | str, ...]:
+    found: list[bytes | str] = []
+    for statuses in (status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses):
+        for entry in statuses or []:
+            if entry.container_id:
+                found += [_packed(entry.container_id.rpartition("://")[2]), sys.intern(entry.name)]
+    return tuple(found)
+
+
+def _common(service: ServiceName, owners: list[Identity]) -> Identity | None:
+    """What all of a service's backends are, or None: their workload, as no pod of it; version and labels that differ are left out."""
+    first = owners[0] if owners else None
+    if first is None or first.kind is not Kind.POD:
+        return None
+    if any(
+        (o.namespace, o.workload, o.workload_kind) != (first.namespace, first.workload, first.workload_kind)
+        for o in owners
+    ):
+        return None
+    shared = set(first.labels).intersection(*(owner.labels for owner in owners))
+    same = len({owner.version for owner in owners}) == 1
+    return replace(
+        first, kind=Kind.SERVICE, name=service.name, uid="", node="", zone="", container="",
+        version=first.version if same else "", labels=tuple(sorted(shared)),
+        metric_labels=tuple(pair for pair in first.metric_labels if pair in shared), provenance=Provenance.ENDPOINT_SLICE,
+    )  # fmt: skip
 
 
 def _controller(meta: objects.Meta) -> objects.OwnerReference | None:

@@ -26,6 +26,7 @@ log = logging.getLogger("sidelight.kubernetes")
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CHUNK_BYTES = 65536
+OWNERS_FIRST_S = 5.0
 
 _READ_CONFIG = """
 import json, sys
@@ -239,6 +240,8 @@ class KubernetesIndex(Index):
         return self.synced
 
     def _run(self, resource: Resource) -> None:
+        if resource.name == "pods":
+            self._await_owners()
         health = self.health[resource.name]
         for change in follow(resource, self._transport, health, self._stop):
             if change.action == "put":
@@ -247,6 +250,13 @@ class KubernetesIndex(Index):
                 self.remove(change.kind, change.uid, change.at)
             else:
                 self.synced = all(state.synced for state in self.health.values())
+
+    def _await_owners(self) -> None:
+        """Pods after their owners: else a large cluster's would all have to be kept whole until those arrive."""
+        deadline = time.monotonic() + OWNERS_FIRST_S
+        while time.monotonic() < deadline and not all(self.health[name].synced for name in ("replicasets", "jobs")):
+            if self._stop.wait(0.02):
+                return
 
     def _watch_staleness(self) -> None:
         told = ""

@@ -75,7 +75,8 @@ class Identity:
     def display(self) -> str:
         """As people write it: namespace/workload, else the name."""
         if self.namespace:
-            name = self.name if self.kind is Kind.SERVICE else self.workload or self.name
+            nameless = self.workload in ("", "unknown")
+            name = self.name if nameless else self.workload
             return f"{self.namespace}/{name}"
         return self.name if self.kind in (Kind.EXTERNAL, Kind.WORLD) else self.workload or self.name
 

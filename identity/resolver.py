@@ -30,6 +30,9 @@ class ClusterIndex(Protocol):
     def owner(self, address: Address, port: int, at: float) -> Identity | None: ...
     def service(self, address: Address, port: int, at: float) -> ServiceName | None: ...
     def service_of_pod(self, identity: Identity) -> ServiceName | None: ...
+    def service_listing(self, address: Address) -> ServiceName | None: ...
+    def backend(self, service: ServiceName, at: float) -> Identity | None: ...
+    def external_service(self, host: str) -> tuple[ServiceName, str] | None: ...
     def explain(self, address: Address, port: int, at: float) -> list[dict[str, Any]]: ...
 
 
@@ -216,7 +219,9 @@ class Resolver:
             identity = identity.known_by(Provenance.PEER_CGROUP)
         else:
             identity = self._remote(cgroup_id, remote, port, role, at, service)
-        if service is None and self.index:
+        if service is None and self.index and (external := self._external_service(cgroup_id, identity, remote, at)):
+            service, identity = external
+        elif service is None and self.index:
             # no service address was dialled (or we are the server): the service that lists the answering pod
             service = self.index.service_of_pod(identity if role == ROLE_CLIENT else local)
         return EdgeNames(local, identity, service)
@@ -237,12 +242,16 @@ class Resolver:
             owner = self.index.owner(remote, port, at)
             if owner:
                 return owner
-        if service:
-            return Identity(
-                Kind.SERVICE, service.name, namespace=service.namespace, workload="unknown",
-                service_name=service.name, cluster=self._cluster, provenance=Provenance.SERVICE_IP,
-                reason="service without a known backend",
-            )  # fmt: skip
+            listing = None if service else self.index.service_listing(remote)
+            if service and (backend := self.index.backend(service, at)):
+                return backend
+            if dialled := service or listing:
+                return Identity(
+                    Kind.SERVICE, dialled.name, namespace=dialled.namespace, workload="unknown",
+                    service_name=dialled.name, cluster=self._cluster,
+                    provenance=Provenance.SERVICE_IP if service else Provenance.ENDPOINT_SLICE,
+                    reason="service without a known backend" if service else "pod outside the scope",
+                )  # fmt: skip
         if learned := self.names.find(cgroup_id, remote, at):
             return self._external(learned.name, learned.provenance)
         if name := self._hosts.get(remote):
@@ -252,6 +261,17 @@ class Resolver:
         return Identity(
             Kind.WORLD, text, workload="world", service_name="world", provenance=Provenance.NONE, reason="no name known"
         )
+
+    def _external_service(
+        self, cgroup_id: int, identity: Identity, remote: Address, at: float
+    ) -> tuple[ServiceName, Identity] | None:
+        """An ExternalName service, by the name the workload looked up: its target is configured, so it may be a workload."""
+        learned = self.names.find(cgroup_id, remote, at) if identity.kind is Kind.EXTERNAL else None
+        found = self.index.external_service(learned.name) if learned and self.index else None
+        if found is None:
+            return None
+        service, target = found
+        return service, replace(identity, name=target, workload=target, service_name=target)
 
     def _external(self, name: str, provenance: Provenance) -> Identity:
         # What the network says never sets the number of series: only configured names become a workload.
