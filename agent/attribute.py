@@ -130,7 +130,7 @@ def _answering(
 def pending(flows: FlowBatch) -> np.ndarray:
     """Mask of the flows of which an end waits for its pod's object."""
     waits = [PENDING in (names.local.reason, names.remote.reason) for names in flows.names]
-    return np.array(waits, bool)[flows.name_of]
+    return np.take(np.array(waits, bool), flows.name_of) if waits else np.zeros(0, bool)
 
 
 def source_and_destination(names: EdgeNames, role: int) -> tuple[Identity, Identity]:

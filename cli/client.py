@@ -7,7 +7,7 @@ import heapq
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import grpc
 
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.cli import options
+from sidelight.cli.rates import merge_edges
+from sidelight.exporter.map import merge_views
 from sidelight.exporter.proto import observer_pb2, observer_pb2_grpc, sidelight_pb2, sidelight_pb2_grpc
 
 MAX_MESSAGE = 64 << 20
@@ -43,12 +45,34 @@ class Client:
         try:
             yield from observer_pb2_grpc.ObserverStub(channel).GetFlows(request)
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.CANCELLED:
-                raise SidelightError(f"{name}: {error.details() or error.code().name}") from None
+            if error.code() == grpc.StatusCode.CANCELLED:
+                return
+            problem = SidelightError(f"{name}: {error.details() or error.code().name}")
+            if len(self.channels) == 1 or error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise problem from None
+            click.echo(f"sidelight: without node {problem}", err=True)
 
     def query(self, kind: str, argument: str = "") -> dict[str, Any]:
-        """A document from the first server (exporter/queries.py)."""
-        name, channel = self.channels[0]
+        """A document (exporter/queries.py) of all servers: those that can be added up are, else the first one's. Raises SidelightError."""
+        merge = _MERGES.get(kind)
+        documents = [document for _, document in self.query_each(_PARTS.get(kind, kind), argument)]
+        return merge(documents) if merge else documents[0]
+
+    def query_each(self, kind: str, argument: str = "") -> list[tuple[str, dict[str, Any]]]:
+        """(server, its document) of each server that answers; one that is away among several is said. Raises SidelightError."""
+        found = []
+        for name, channel in self.channels:
+            try:
+                found.append((name, self._query(name, channel, kind, argument)))
+            except SidelightError as error:
+                if len(self.channels) == 1:
+                    raise
+                click.echo(f"sidelight: without node {error}", err=True)
+        if not found:
+            raise SidelightError("no server answers")
+        return found
+
+    def _query(self, name: str, channel: grpc.Channel, kind: str, argument: str) -> dict[str, Any]:
         try:
             answer = sidelight_pb2_grpc.AgentStub(channel).Query(
                 sidelight_pb2.QueryRequest(kind=kind, argument=argument), timeout=15
@@ -65,6 +89,11 @@ class Client:
     def close(self) -> None:
         for _, channel in self.channels:
             channel.close()
+
+
+_PARTS = {"map": "views"}
+"""Questions that several servers answer in parts."""
+_MERGES: dict[str, Callable[[list[dict[str, Any]]], dict[str, Any]]] = {"map": merge_views, "edges": merge_edges}
 
 
 def _interleave(streams: list[Iterator[Any]]) -> Iterator[Any]:

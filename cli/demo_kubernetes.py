@@ -38,7 +38,7 @@ def run(seconds: float, metrics_listen: str, lines: int, output: str) -> None:
         test_cluster.cluster(cgroup, Path(scratch)) as found,
     ):
         settings = AgentSettings(
-            cgroup=cgroup,
+            cgroup=cgroup / test_cluster.NODE,
             cgroup_root=root,
             instance=temporary_instance("demo"),
             interval_s=0.5,

@@ -37,10 +37,18 @@ def explain_command(what: str, port: int, when: str, output: str, **arguments: A
             address, at, port = _address_of_flow(client, what)
         else:
             address = what
-        found = client.query("explain", f"{address} {port} @{at.timestamp()}")
+        answers = client.query_each("explain", f"{address} {port} @{at.timestamp()}")
     if output == "json":
-        click.echo(json.dumps(found, indent=2))
+        documents = [answer for _, answer in answers]
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else documents, indent=2))
         return
+    for name, found in answers:
+        if len(answers) > 1:
+            click.echo(f"{name}:")
+        _print(found, at)
+
+
+def _print(found: dict[str, Any], at: datetime) -> None:
     chosen = found["chosen"]
     click.echo(f"{found['address']} at {at.isoformat(timespec='seconds')}: {chosen['name']}")
     click.echo(

@@ -39,6 +39,26 @@ def key_of(edge: dict[str, Any]) -> Key:
     return edge["reporter"], edge["source"], edge["destination"], edge["service"], edge["port"]
 
 
+_COUNTS = ("attempts", "opened", "adopted", "tx_bytes", "rx_bytes", "retransmits", "duration_ns", "failed", "closed")
+
+
+def merge_edges(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """One document of several agents': edges of the same ends and reporter are added up."""
+    if len(documents) == 1:
+        return documents[0]
+    found: dict[Key, dict[str, Any]] = {}
+    for edge in (edge for document in documents for edge in document["edges"]):
+        known = found.setdefault(
+            key_of(edge), {**edge, **dict.fromkeys(_COUNTS, 0), "statuses": {}, "buckets": {}, "rtt": {}}
+        )
+        for name in _COUNTS:
+            known[name] += edge.get(name, 0)
+        for name in ("statuses", "buckets", "rtt"):
+            for key, count in edge[name].items():
+                known[name][key] = known[name].get(key, 0) + count
+    return {"at": max((document["at"] for document in documents), default=0.0), "edges": list(found.values())}
+
+
 def histogram(sparse: dict[str, int]) -> np.ndarray:
     """A row of layout.LATENCY_BUCKETS counts."""
     row = np.zeros(layout.LATENCY_BUCKETS, np.int64)

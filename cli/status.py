@@ -24,12 +24,20 @@ def status_command(output: str, **arguments: Any) -> None:
       sidelight status --server node-3:4244 --tls-ca ca.crt -o json
     """
     with connect(arguments, own_agent=False) as client:
-        found = client.query("status")
+        answers = client.query_each("status")
     if output == "json":
-        click.echo(json.dumps(found, indent=2))
+        found = [answer for _, answer in answers]
+        click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
         return
+    for _, answer in answers:
+        _print(answer)
+
+
+def _print(found: dict[str, Any]) -> None:
     seen, lost = found["seen"], found["lost"]
     click.echo(f"sidelight {found['version']}, instance {found['instance']}, up {duration_text(found['uptime_s'])}")
+    if found["node"]:
+        click.echo(f"  node         {found['node']}" + (f" of cluster {found['cluster']}" if found["cluster"] else ""))
     click.echo(f"  observes     {found['cgroup']}" + (f" ({found['failed']})" if found["failed"] else ""))
     click.echo(
         f"  connections  {seen['seen_opened']} opened, {seen['seen_closed']} closed, {seen['seen_failed']} failed, {seen['seen_adopted']} adopted"

@@ -191,4 +191,6 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         adopted=bool(event["flags"] & decode.FLAG_ADOPTED),
         number=flow.number,
         host=flow.text.host,
+        source_container=source.container,
+        destination_container=destination.container,
     )

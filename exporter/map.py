@@ -12,6 +12,8 @@ from sidelight.agent.core import Snapshot
 from sidelight.exporter.families import FamilyOptions, shown, source_destination
 from sidelight.identity.model import Identity, Kind
 
+_SUMS = ("requests", "errors", "connections", "failed", "bytes", "retransmits")
+
 
 def node_id(identity: Identity) -> str:
     version = f"@{identity.version}" if identity.version else ""
@@ -27,11 +29,8 @@ def quantile_s(buckets: np.ndarray, q: float) -> float:
     return float(2.0 ** ((min(index, layout.LATENCY_BUCKETS - 1) - layout.BUCKET_OFFSET - 0.5) / 4))
 
 
-def service_map(snapshot: Snapshot) -> dict[str, Any]:
-    """Nodes and links with totals since the beginning; a reader that polls makes rates of them.
-
-    A link seen from both ends is shown once, as the server saw it (the client's figures where no server reports).
-    """
+def map_views(snapshot: Snapshot) -> dict[str, Any]:
+    """Nodes, and links by the end that reports them, with totals since the beginning. JSON; merged by merge_views()."""
     rows = shown(snapshot, FamilyOptions(max_edges=0))
     nodes: dict[str, dict[str, Any]] = {}
     links: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -61,14 +60,9 @@ def service_map(snapshot: Snapshot) -> dict[str, Any]:
                 "target": key[1],
                 "role": edge.role,
                 "service": "",
-                "requests": 0,
-                "errors": 0,
-                "connections": 0,
-                "failed": 0,
-                "bytes": 0,
-                "retransmits": 0,
-                "buckets": np.zeros(layout.LATENCY_BUCKETS, np.uint64),
-                "ports": set(),
+                **dict.fromkeys(_SUMS, 0),
+                "buckets": {},
+                "ports": [],
             },
         )
 
@@ -78,7 +72,8 @@ def service_map(snapshot: Snapshot) -> dict[str, Any]:
         found["failed"] += int(row["failed"].sum())
         found["bytes"] += int(row["tx_bytes"]) + int(row["rx_bytes"])
         found["retransmits"] += int(row["retransmits"])
-        found["ports"].add(edge.port)
+        if edge.port not in found["ports"]:
+            found["ports"].append(edge.port)
         if edge.service:
             found["service"] = edge.service.host
     for key, row, _ in rows.latencies:
@@ -88,30 +83,61 @@ def service_map(snapshot: Snapshot) -> dict[str, Any]:
         count = int(row["buckets"].sum()) + int(row["untimed"])
         found["requests"] += count
         found["errors"] += count if key.status == 0 or key.status >= 500 else 0
-        found["buckets"] += row["buckets"]
-    chosen: dict[tuple[str, str], dict[str, Any]] = {}
-    for (source, target, role), found in sorted(links.items(), key=lambda item: item[0][2]):
-        if (source, target) in chosen and role != layout.ROLE_SERVER:
+        for index in np.flatnonzero(row["buckets"]):
+            found["buckets"][str(index)] = found["buckets"].get(str(index), 0) + int(row["buckets"][index])
+    return {"at": snapshot.at, "nodes": list(nodes.values()), "views": list(links.values())}
+
+
+def merge_views(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    """One map of one or several agents' views; a reader that polls makes rates of its totals.
+
+    A link is seen from its client's node and from its server's. Each end's views are added up, the fuller of the two is shown:
+    the other one's node may have no agent. `bytes`, `retransmits` and latencies are of the end that is shown.
+    """
+    nodes = {node["id"]: node for document in documents for node in document["nodes"]}
+    sums: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for view in (view for document in documents for view in document["views"]):
+        key = (view["source"], view["target"], view["role"])
+        known = sums.get(key)
+        if known is None:
+            sums[key] = {**view, "buckets": dict(view["buckets"]), "ports": list(view["ports"])}
             continue
-        before = chosen.get((source, target))
-        if before:
-            found["failed"] = max(found["failed"], before["failed"])
-            found["service"] = found["service"] or before["service"]
-        chosen[(source, target)] = found
+        for name in _SUMS:
+            known[name] += view[name]
+        for index, count in view["buckets"].items():
+            known["buckets"][index] = known["buckets"].get(index, 0) + count
+        known["ports"] = sorted({*known["ports"], *view["ports"]})
+        known["service"] = known["service"] or view["service"]
+    links: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (source, target, _), view in sorted(sums.items(), key=lambda item: -item[0][2]):  # the server's first
+        links.setdefault((source, target), []).append(view)
     edges = []
-    for found in chosen.values():
-        buckets = found.pop("buckets")
-        found["p50_s"], found["p99_s"] = quantile_s(buckets, 0.5), quantile_s(buckets, 0.99)
-        found["ports"] = sorted(found["ports"])
-        found.pop("role")
-        if found["connections"] or found["requests"] or found["failed"] or found["bytes"]:
-            edges.append(found)
+    for ends in links.values():
+        fuller = max(ends, key=lambda view: (view["requests"], view["connections"]))
+        row = np.zeros(layout.LATENCY_BUCKETS, np.int64)
+        for index, count in fuller["buckets"].items():
+            row[int(index)] = count
+        edge = {name: value for name, value in fuller.items() if name not in ("buckets", "role")}
+        edge |= {
+            "failed": max(view["failed"] for view in ends),
+            "service": next((view["service"] for view in ends if view["service"]), ""),
+            "p50_s": quantile_s(row, 0.5),
+            "p99_s": quantile_s(row, 0.99),
+            "ports": sorted(fuller["ports"]),
+        }
+        if edge["connections"] or edge["requests"] or edge["failed"] or edge["bytes"]:
+            edges.append(edge)
     used = {edge["source"] for edge in edges} | {edge["target"] for edge in edges}
     return {
-        "at": snapshot.at,
-        "nodes": [n for n in nodes.values() if n["id"] in used],
+        "at": max((document["at"] for document in documents), default=0.0),
+        "nodes": [node for node in nodes.values() if node["id"] in used],
         "edges": sorted(edges, key=lambda edge: (edge["source"], edge["target"])),
     }
+
+
+def service_map(snapshot: Snapshot) -> dict[str, Any]:
+    """The map of one agent."""
+    return merge_views([map_views(snapshot)])
 
 
 def mermaid(data: dict[str, Any]) -> str:

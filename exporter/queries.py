@@ -13,7 +13,7 @@ from sidelight.agent.audit import audit
 from sidelight.agent.core import Agent
 from sidelight.agent.governor import Level
 from sidelight.exporter.families import FamilyOptions, shown, source_destination
-from sidelight.exporter.map import node_id, service_map
+from sidelight.exporter.map import map_views, node_id, service_map
 from sidelight.identity.names import address_of
 
 
@@ -107,6 +107,7 @@ def _explain(agent: Agent, argument: str) -> dict[str, Any]:
 QUERIES: dict[str, Callable[[Agent, str], dict[str, Any]]] = {
     "edges": _edges,
     "map": lambda agent, _: service_map(agent.snapshot()),
+    "views": lambda agent, _: map_views(agent.snapshot()),
     "status": _status,
     "explain": _explain,
     "audit": lambda agent, _: audit(agent),

@@ -536,7 +536,7 @@ def _containers(status: objects.PodStatus) -> tuple[bytes | str, ...]:
 
 
 def _common(service: ServiceName, owners: list[Identity]) -> Identity | None:
-    """What all of a service's backends are, or None: their workload, as no pod of it; version and labels that differ are left out."""
+    """What all backends of a service are, or None: their workload, as no pod of it; a version or label that differs is left out."""
     first = owners[0] if owners else None
     if first is None or first.kind is not Kind.POD:
         return None

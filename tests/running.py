@@ -25,15 +25,16 @@ _serial = 0
 
 
 class Running:
-    """One agent; restart() and kill() are for tests of its life."""
+    """One agent; kill() and start() again are for tests of its life. `observed`: its cgroup, when it is not to make its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, observed: Path | None = None) -> None:
         global _serial
         _serial += 1
         remove_leftovers()
         self.name = f"{os.getpid()}-a{_serial}"
         self.cgroup = cgroup2_root() / f"{PREFIX}{self.name}"
         self.cgroup.mkdir()
+        self.observed = observed or self.cgroup
         self.instance = f"test-{self.name}"
         self.processes = Processes(self.cgroup)
         self.port = free_port()
@@ -44,7 +45,7 @@ class Running:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*SIDELIGHT, "agent", "--cgroup", str(self.cgroup), "--instance", self.instance,
+                [*SIDELIGHT, "agent", "--cgroup", str(self.observed), "--instance", self.instance,
                  "--metrics-listen", f"127.0.0.1:{self.port}", "--interval", "0.3", *self.arguments],
                 stdout=log, stderr=log,
             )  # fmt: skip
@@ -75,10 +76,10 @@ class Running:
     def total(self, name: str, **labels: str) -> float:
         return sum(value for _, value in self.samples(name, **labels))
 
-    def cli(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, timeout: float = 60, instance: bool = True) -> subprocess.CompletedProcess[str]:
         command, *rest = arguments
         return subprocess.run(
-            [*SIDELIGHT, command, "--instance", self.instance, *rest],
+            [*SIDELIGHT, command, *(("--instance", self.instance) if instance else ()), *rest],
             capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 

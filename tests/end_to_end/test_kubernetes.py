@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, Pod, cluster, shop
+from tests.cluster.cluster import CGROUP_SHAPES, SHOP_SERVER, Cluster, Pod, cluster, shop
 from tests.observed import eventually, run
 from tests.running import Running
 
@@ -20,9 +21,10 @@ def ask(found: Cluster, source: Pod, target: str, times: int) -> None:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[tuple[Running, Cluster]]:
-    agent = Running("--node-name", "node-1", "--cluster-name", "prod", "--metrics", "http", "--metrics", "tcp", "--metrics", "istio", "--metrics", "servicegraph")  # fmt: skip
+    agent = Running("--node-name", "node-1", "--cluster-name", "prod", "--metrics", "http", "--metrics", "tcp", "--metrics", "dns", "--metrics", "istio", "--metrics", "servicegraph")  # fmt: skip
     try:
         with cluster(agent.cgroup, tmp_path) as found:
+            agent.observed = found.cgroup / "node-1"  # the host outside is not ours to see
             agent.arguments += ("--kubeconfig", str(found.api.kubeconfig()))
             agent.start()
             yield agent, found
@@ -86,4 +88,71 @@ def test_a_pod_named_late_and_an_absent_api_server(place: tuple[Running, Cluster
     found.api.start()
     unknown = agent.total("http_client_request_duration_seconds_count", source_workload="unknown")
     assert unknown == 0
+    assert agent.audit()["holds"]
+
+
+def flows_of(agent: Running, *arguments: str) -> list[dict[str, Any]]:
+    said = agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json", *arguments).stdout
+    return [json.loads(line)["flow"] for line in said.splitlines()]
+
+
+def test_every_shape_of_cgroup_names_its_pod_and_container(place: tuple[Running, Cluster]) -> None:
+    agent, found = place
+    server = found.pod("shop", "server")
+    found.python(server, SHOP_SERVER, 8080, "{}", "/dev/null")
+    listening(found, server, 8080)
+    for shape in CGROUP_SHAPES:
+        ask(found, found.pod("shapes", shape, shape=shape), f"{server.ip}:8080", 2)
+    static = found.pod("kube-system", "etcd", static=True)
+    ask(found, static, f"{server.ip}:8080", 3)
+    debugged = found.pod("shapes", "debugged")
+    shell = found.ephemeral_container(debugged, "debugger")
+    code = f"import http.client; c = http.client.HTTPConnection('{server.ip}', 8080); c.request('GET', '/debug'); c.getresponse().read()"
+    assert found.run(debugged, "python3", "-c", code, scope=shell).wait(30) == 0
+
+    def asked(workload: str, namespace: str = "shapes") -> float:
+        return agent.total("http_client_request_duration_seconds_count", source_workload=workload, source_workload_namespace=namespace, destination_workload="server")  # fmt: skip
+
+    eventually(lambda: asked("debugged") == 1)
+    assert {shape: asked(shape) for shape in CGROUP_SHAPES} == dict.fromkeys(CGROUP_SHAPES, 2)
+    assert asked("etcd", "kube-system") == 3
+    containers = [f["sidelight"]["source_container"] for f in flows_of(agent, "shapes/debugged", "--path", "/debug")]
+    assert containers and set(containers) == {"debugger"}
+    assert agent.audit()["holds"]
+
+
+def test_an_external_name_and_search_lists(place: tuple[Running, Cluster]) -> None:
+    agent, found = place
+    pods = shop(found)
+    for name in ("payments", "web"):
+        listening(found, pods[name], 8080)
+    ask(found, pods["load"], "payments.shop:80", 5)
+    eventually(lambda: agent.total("http_client_request_duration_seconds_count", source_workload="payments") == 5)
+    edge = {"source_workload": "payments", "destination_service_name": "bank", "destination_service_namespace": "shop"}
+    assert agent.total("http_client_request_duration_seconds_count", destination_workload="api.bank.example", **edge) == 5  # fmt: skip
+    noise = [f for f in flows_of(agent, "--protocol", "dns") if f["l7"]["dns"].get("rcode")]
+    assert noise, "the search list was tried: payments.shop is payments.shop.load.svc.cluster.local first"
+    assert all(flow["l7"]["dns"]["query"].endswith("cluster.local.") for flow in noise)
+    assert not [f for f in flows_of(agent, "--failed") if "dns" in f.get("l7", {})], "and it is nobody's failure"
+    dns = agent.total("dns_lookup_duration_seconds_count", source_workload="generator", destination_service_name="kube-dns")  # fmt: skip
+    assert dns >= 5
+    found.processes.stop_all()
+    assert int((found.scratch / "bank.count").read_text()) == 5
+
+
+def test_rolling_update_namespace_deletion_and_reuse_of_the_address(place: tuple[Running, Cluster]) -> None:
+    """Each flow keeps the name of its time, whoever has the address now."""
+    agent, found = place
+    server = found.pod("shop", "server")
+    found.python(server, SHOP_SERVER, 8080, "{}", "/dev/null")
+    listening(found, server, 8080)
+    for generation in ("v1", "v2", "v3"):
+        pod = found.pod("doomed", "client", version=generation, ip="10.214.1.200")
+        ask(found, pod, f"{server.ip}:8080", 4)
+        found.delete(pod)
+    for generation in ("v1", "v2", "v3"):
+        eventually(lambda v=generation: agent.total("http_server_request_duration_seconds_count", source_canonical_revision=v, source_workload_namespace="doomed") == 4)  # type: ignore[misc] # fmt: skip
+    explained = json.loads(agent.cli("explain", "10.214.1.200", "-o", "json").stdout)
+    assert len([c for c in explained["candidates"] if c["source"] == "pod-ip"]) == 3, "all three are remembered"
+    assert not [c for c in explained["candidates"] if c["source"] == "pod-ip" and c["valid"]], "and none owns it now"
     assert agent.audit()["holds"]
