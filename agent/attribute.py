@@ -13,7 +13,10 @@ from sidelight.agent.wire import DnsStreams, HelloStreams, dns_message
 from sidelight.identity.conntrack import Conntrack
 from sidelight.identity.model import EdgeNames, Identity, Kind, Provenance
 from sidelight.identity.names import address_of
-from sidelight.identity.resolver import PENDING, Resolver, named
+from sidelight.identity.resolver import PENDING, ClusterIndex, Resolver, named
+
+_BY_SOCKET = (Provenance.PEER_CGROUP, Provenance.LISTENER, Provenance.CONNTRACK)
+"""Ways to know a remote end that no news of the cluster changes."""
 
 
 class Learner:
@@ -85,18 +88,19 @@ def _name(
 ) -> tuple[tuple[EdgeNames, ...], np.ndarray]:
     """(names, index into them for each event)."""
     names: list[EdgeNames] = []
-    places: dict[bytes, int] = {}
+    places: dict[bytes, tuple[int, float, float]] = {}
     name_of = np.zeros(len(events), np.uint32)
     keys = events["key"]
     for index in range(len(events)):
-        raw = keys[index].tobytes()
-        place = places.get(raw)
-        if place is None:
-            place = places[raw] = len(names)
-            names.append(_names(keys[index], resolver, float(times_ns[index]) / 1e9))
+        raw, at = keys[index].tobytes(), float(times_ns[index]) / 1e9
+        place, since, until = places.get(raw, (-1, 0.0, 0.0))
+        if place < 0 or not since <= at < until:
+            place = len(names)
+            names.append(_names(keys[index], resolver, at))
+            places[raw] = (place, *resolver.span(keys[index]["remote"].tobytes(), at))
         name_of[index] = place
         if conntrack and _lacks_backend(names[place]):
-            exact = _answering(events[index], names[place], resolver, conntrack, float(times_ns[index]) / 1e9)
+            exact = _answering(events[index], names[place], resolver, conntrack, at)
             if exact is not None:
                 name_of[index] = len(names)
                 names.append(exact)
@@ -127,10 +131,15 @@ def _answering(
     return replace(names, remote=owner.known_by(Provenance.CONNTRACK)) if owner else None
 
 
-def pending(flows: FlowBatch) -> np.ndarray:
-    """Mask of the flows of which an end waits for its pod's object."""
-    waits = [PENDING in (names.local.reason, names.remote.reason) for names in flows.names]
-    return np.take(np.array(waits, bool), flows.name_of) if waits else np.zeros(0, bool)
+def pending(flows: FlowBatch, index: ClusterIndex, now: float) -> np.ndarray:
+    """Mask of the flows that may soon be named better: an end waits for its pod's object, or an address may change hands."""
+    waits = np.array([PENDING in (names.local.reason, names.remote.reason) for names in flows.names], bool)
+    _, first = np.unique(flows.name_of, return_index=True)
+    for at in first:
+        names = flows.names[flows.name_of[at]]
+        if names.remote.provenance not in _BY_SOCKET and not waits[flows.name_of[at]]:
+            waits[flows.name_of[at]] = index.unsettled(flows.events[at]["key"]["remote"].tobytes(), now)
+    return np.take(waits, flows.name_of) if len(flows) else np.zeros(0, bool)
 
 
 def source_and_destination(names: EdgeNames, role: int) -> tuple[Identity, Identity]:

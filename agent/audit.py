@@ -75,6 +75,9 @@ def audit(agent: Agent) -> dict[str, Any]:
     ]
     early = laws(before, snapshot.edges.values, rows)
     late = laws(snapshot.kernel, snapshot.edges.values, rows)
+    kept = snapshot.flows_seen + snapshot.flows_held + snapshot.malformed_events
+    for found_laws in (early, late):
+        found_laws.append(_law("events read", snapshot.events_read, kept))
     found = []
     for first, last in zip(early, late, strict=True):
         # under traffic the books lie between the counters read before and after

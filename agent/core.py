@@ -32,7 +32,7 @@ log = logging.getLogger("sidelight.agent")
 
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
-"""Flows wait for their pod's object this long, in this many batches at most (250 events a second, CPU and class: within 10 MB)."""
+"""Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,9 @@ class Snapshot:
     rss_bytes: int
     load: LoadReport
     staleness_s: float = 0.0
+    events_read: int = 0
+    flows_held: int = 0
+    """Flows that wait for a better name."""
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -95,6 +98,7 @@ class Agent:
         self._hurry = threading.Event()
         self._held: deque[tuple[float, FlowBatch]] = deque()
         self._held_version = 0
+        self._read = 0
         self.conntrack: Conntrack | None = None
         self.exports: dict[str, int] = {}
         """Counts that exporters keep of themselves, by metric name; read into snapshots."""
@@ -196,16 +200,17 @@ class Agent:
         if not records:
             return 0
         batch = decode.decode(records)
-        self._malformed += batch.malformed
         with self._lock:
+            self._read += len(records)
+            self._malformed += batch.malformed
             flows = attribute.attribute(batch, self.resolver, self.learner, decode.clock_offset_ns(), self.conntrack)
-        self._publish(flows, time.monotonic() + HOLD_FLOWS_S)
+            self._publish(flows, time.monotonic() + HOLD_FLOWS_S)
         return len(records)
 
     def _publish(self, flows: FlowBatch, deadline: float) -> None:
-        """Puts flows into the ring; until the deadline those of a pod whose object has not arrived wait for it."""
+        """Puts flows into the ring; until the deadline those that may soon be named better wait. Called with the lock."""
         if self.index is not None and time.monotonic() < deadline and len(self._held) < HELD_BATCHES:
-            waits = attribute.pending(flows)
+            waits = attribute.pending(flows, self.index, time.time())
             if waits.any():
                 self._held.append((deadline, select(flows, waits)))
                 flows = select(flows, ~waits)
@@ -214,17 +219,17 @@ class Agent:
             self.first_flow_s = time.monotonic() - self._began
 
     def _release_held(self, *, all_of_them: bool = False) -> None:
-        """Names the flows that waited for their pod's object anew; publishes those that have a name, or waited long enough."""
+        """Names the flows that waited anew; publishes those that are settled, or waited long enough."""
         version = self.index.version if self.index else 0
         changed, self._held_version = version != self._held_version, version
-        waiting, self._held = self._held, deque()
-        for deadline, flows in waiting:
-            if all_of_them or changed or time.monotonic() >= deadline:
-                with self._lock:
-                    flows = attribute.rename(flows, self.resolver, self.conntrack)
-                self._publish(flows, 0.0 if all_of_them else deadline)
-            else:
-                self._held.append((deadline, flows))
+        with self._lock:
+            waiting, self._held = self._held, deque()
+            for deadline, flows in waiting:
+                if all_of_them or changed or time.monotonic() >= deadline:
+                    renamed = attribute.rename(flows, self.resolver, self.conntrack)
+                    self._publish(renamed, 0.0 if all_of_them else deadline)
+                else:
+                    self._held.append((deadline, flows))
 
     def drain(self) -> None:
         """Moves one generation from the kernel to the books."""
@@ -279,7 +284,9 @@ class Agent:
                 latencies=_copy(self.books.latencies),
                 kernel=kernel,
                 costs=self.source.costs(),
+                events_read=self._read,
                 flows_seen=self.flows.seen,
+                flows_held=sum(len(flows) for _, flows in self._held),
                 ring_bytes=self.flows.bytes,
                 malformed_events=self._malformed,
                 malformed_payloads=self.learner.malformed,

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agent_cost, exposition_scale, identity_scale, overhead, program_cost
+from benchmarks import agent_cost, exposition_scale, identity_accuracy, identity_scale, overhead, program_cost
 from sidelight import __version__
 
 BENCHMARKS: dict[str, tuple[Any, Callable[[], Any], Callable[[], Any]]] = {
     "program_cost": (program_cost, program_cost.run, lambda: program_cost.run(0.3)),
     "overhead": (overhead, overhead.run, lambda: overhead.run(1, 0.3)),
     "agent_cost": (agent_cost, agent_cost.run, lambda: agent_cost.run(0.5, (0, 1000))),
+    "identity_accuracy": (identity_accuracy, identity_accuracy.run, lambda: identity_accuracy.run(2000, 40, 6)),
     "identity_scale": (identity_scale, identity_scale.run, lambda: identity_scale.run((1000,))),
     "exposition_scale": (exposition_scale, exposition_scale.run, lambda: exposition_scale.run((100,))),
 }

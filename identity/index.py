@@ -3,6 +3,10 @@
 An address has a history of claims (from, until, owner). A deleted pod's claims end at the deletion and are kept for `tombstone_s`,
 by UID, so that a late flow of its address is not given to the next owner. Node addresses never name a pod.
 
+Nobody tells the moment an address changes hands. What is told: the new pod cannot have had it before it was bound to its node, the
+old one not after its containers had ended. Between the two the claim is contested: such flows are unknown, not guessed. And while
+an owner is ending, the next one may be using its address untold: unsettled() says so, and those flows wait (agent/core.py).
+
 Thread-safe by one lock: the watches write, the pipeline reads. A hundred thousand pods must fit beside the rest of the agent: equal
 strings and label sets are kept once, container ids as bytes, and a pod's entry, claim and identity share what they can.
 """
@@ -17,12 +21,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidelight.identity import objects
-from sidelight.identity.model import Identity, Kind, Provenance, ServiceName
-from sidelight.identity.names import Address, address_of
+from sidelight.identity.model import Identity, Kind, Provenance, ServiceName, unknown
+from sidelight.identity.names import Address, address_of, is_ipv4
 
 FOREVER = float("inf")
 _LABEL_SETS = 50_000
 _WAITING = 10_000
+_NETWORKS = 100_000
+WATCH_LAG_S = 0.05
+"""Between something happening in the cluster and our hearing of it."""
+FRESH_S = 2.0
+"""An object this young was created when we heard of it: creationTimestamp has whole seconds. An older one came by a list."""
 SETTLE_S = 2.0
 """Before its object said so a new pod may already have used its address: by at most this, unless another owned it then."""
 
@@ -34,15 +43,21 @@ class Claim:
     since: float
     until: float
     owner: Identity
+    ending: bool = False
+    """The owner is being deleted: its address may go to another before we are told."""
 
 
 @dataclass(slots=True)
 class PodEntry:
-    """`containers`: id and name by turns, ids as _packed() has them."""
+    """`containers`: id and name by turns, ids as _packed() has them. `born`: before it the pod had no address."""
 
     identity: Identity
     addresses: tuple[Address, ...]
-    containers: tuple[bytes | str, ...] = ()
+    containers: tuple[bytes | str, ...]
+    born: float
+
+
+CONTESTED = unknown("address changed hands")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +125,8 @@ class Index:
         """Host name of an ExternalName service within the cluster, without the cluster's domain -> (service, its target)."""
         self._external_name_of: dict[str, str] = {}
         self._services_of_address: dict[Address, dict[str, ServiceName]] = {}
+        self._networks: set[bytes] = set()
+        """Prefixes (IPv4 /24, IPv6 /64) in which pods have had addresses."""
         self._zones: dict[str, str] = {}
         self._nodes: dict[str, tuple[Address, ...]] = {}
         self._tombstones: deque[tuple[float, Address | str]] = deque()
@@ -146,6 +163,29 @@ class Index:
             if claim.since > at and claim.since - at <= SETTLE_S:
                 return claim.owner
         return None
+
+    def span(self, address: Address, at: float) -> tuple[float, float]:
+        """From when until when the answer that owner() gives for `at` holds, as far as is known."""
+        with self._lock:
+            claims = self._claims.get(address)
+            if not claims:
+                return -FOREVER, FOREVER
+            return next(
+                ((claim.since, claim.until) for claim in reversed(claims) if claim.since <= at < claim.until), (at, at)
+            )
+
+    def unsettled(self, address: Address, now: float) -> bool:
+        """May the owner of an address soon turn out to be another than owner() says? Then it pays to wait a moment."""
+        with self._lock:
+            claims = self._claims.get(address)
+            if not claims and (services := self._services.get(address)):
+                # backends whose pods have not arrived: a complete answer would have been kept
+                names = [entry.name for entry in services.values()]
+                return any(name in self._slices_of_service and name not in self._backend_of_service for name in names)
+            if not claims:
+                return _network(address) in self._networks  # a pod of which we have not been told
+            last = claims[-1]
+            return last.ending if last.until == FOREVER else now - last.until < SETTLE_S
 
     def service(self, address: Address, port: int, at: float) -> ServiceName | None:
         """The service behind a cluster, external or load-balancer address, or behind a node port."""
@@ -254,10 +294,12 @@ class Index:
     def _put_pod(self, pod: objects.Pod, at: float) -> None:
         meta = pod.metadata
         uid = meta.uid
-        finished = pod.status.phase in ("Succeeded", "Failed")
+        ending = meta.deletion_timestamp is not None
+        finished = pod.status.phase in ("Succeeded", "Failed") or (ending and _all_ended(pod.status))
         addresses = () if pod.spec.host_network or finished else self._addresses_of(pod)
         identity = self._identity(pod)
         before = self._pods.get(uid)
+        born = self._born(pod, before, at)
         if before:
             if before.identity == identity:
                 identity = before.identity
@@ -267,14 +309,21 @@ class Index:
             for address in before.addresses:
                 for claim in self._claims.get(address, ()):
                     if claim.owner.uid == uid:
-                        claim.owner = identity
-        since = at if before and before.addresses else min(at, _timestamp(meta.creation_timestamp) or at)
+                        claim.owner, claim.ending = identity, ending
         for address in addresses:
             if not before or address not in before.addresses:
-                self._claim(address, since, identity)
-        self._pods[uid] = PodEntry(identity, addresses, _containers(pod.status))
+                self._claim(address, born, at, identity, ending)
+        self._pods[uid] = PodEntry(identity, addresses, _containers(pod.status), born)
         if meta.annotations and (static := meta.annotations.config_hash or meta.annotations.mirror):
             self._static[static] = uid
+
+    @staticmethod
+    def _born(pod: objects.Pod, before: PodEntry | None, at: float) -> float:
+        """The time before which a pod cannot have used an address: when it was created, or bound to its node."""
+        if before and before.identity.node:
+            return before.born
+        created = _timestamp(pod.metadata.creation_timestamp) or at
+        return max(created, at - WATCH_LAG_S) if before or at - created < FRESH_S else min(at, created)
 
     @staticmethod
     def _addresses_of(pod: objects.Pod) -> tuple[Address, ...]:
@@ -287,16 +336,23 @@ class Index:
                 continue
         return tuple(dict.fromkeys(found))
 
-    def _claim(self, address: Address, since: float, owner: Identity) -> None:
+    def _claim(self, address: Address, born: float, at: float, owner: Identity, ending: bool = False) -> None:
+        """`owner` has the address now, and has had it since `born` at the earliest."""
+        self._networks.add(_network(address))
+        if len(self._networks) > _NETWORKS:
+            self._networks.clear()
         claims = self._claims.get(address, ())
+        since = born
         for claim in claims:
-            if claim.until == FOREVER and claim.owner.uid != owner.uid:
-                # the address was taken over before the old owner's deletion was told; it ended when the new one began
-                claim.until = max(since, claim.since)
+            if claim.until > born and claim.owner.uid != owner.uid:
+                # between `born` and the end of the other, as far as that is known, it may have been either's
+                since = max(since, min(claim.until, at))
+                claim.until = max(born, claim.since)
                 self._tombstones.append((claim.until + self.tombstone_s, address))
-            elif claim.until > since and claim.owner.uid != owner.uid:
-                since = claim.until
-        self._claims[address] = tuple(sorted((*claims, Claim(since, FOREVER, owner)), key=lambda claim: claim.since))
+        added = [Claim(since, FOREVER, owner, ending)]
+        if since > born:
+            added.append(Claim(born, since, CONTESTED))
+        self._claims[address] = tuple(sorted((*claims, *added), key=lambda claim: claim.since))
 
     def _end_claims(self, uid: str, addresses: set[Address], at: float) -> None:
         for address in addresses:
@@ -516,7 +572,7 @@ class Index:
         self._end_claims(uid, set(before) - set(addresses), at)
         for address in addresses:
             if address not in before:
-                self._claim(address, 0.0, identity)
+                self._claim(address, 0.0, at, identity)
         self._nodes[uid] = tuple(addresses)
 
     def _remove_node(self, uid: str, at: float) -> None:
@@ -524,6 +580,15 @@ class Index:
 
     def _ignore(self, item: Any, at: float) -> None:
         return
+
+
+def _network(address: Address) -> bytes:
+    return address[:15] if is_ipv4(address) else address[:8]
+
+
+def _all_ended(status: objects.PodStatus) -> bool:
+    statuses = status.container_statuses or []
+    return bool(statuses) and all(entry.state and entry.state.terminated for entry in statuses)
 
 
 def _containers(status: objects.PodStatus) -> tuple[bytes | str, ...]:

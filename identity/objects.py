@@ -50,8 +50,17 @@ class PodIP(_Slim, frozen=True):
     ip: str = ""
 
 
+class Terminated(_Slim, frozen=True):
+    reason: str = ""
+
+
+class ContainerState(_Slim, frozen=True):
+    terminated: Terminated | None = None
+
+
 class ContainerStatus(_Slim, frozen=True):
     name: str = ""
+    state: ContainerState | None = None
     container_id: str | None = msgspec.field(name="containerID", default=None)
 
 

@@ -28,6 +28,8 @@ class ClusterIndex(Protocol):
 
     def pod(self, uid: str, container_id: str) -> Identity | None: ...
     def owner(self, address: Address, port: int, at: float) -> Identity | None: ...
+    def span(self, address: Address, at: float) -> tuple[float, float]: ...
+    def unsettled(self, address: Address, now: float) -> bool: ...
     def service(self, address: Address, port: int, at: float) -> ServiceName | None: ...
     def service_of_pod(self, identity: Identity) -> ServiceName | None: ...
     def service_listing(self, address: Address) -> ServiceName | None: ...
@@ -71,7 +73,7 @@ class Resolver:
         self._suffixes = tuple(suffix.lstrip("*.").lower() for suffix in external_suffixes)
         self._locals: dict[int, Identity] = {}
         self._processes: dict[int, Identity] = {}
-        self._edges: dict[tuple[int, int, Address, int, int], EdgeNames] = {}
+        self._edges: dict[tuple[int, int, Address, int, int], tuple[EdgeNames, float, float]] = {}
         self._edges_made_at = 0.0
         self._versions = (-1, -1)
         self._listeners: dict[tuple[bool, int], int] = {}
@@ -100,18 +102,24 @@ class Resolver:
         """Both ends at the time `at` (seconds since the epoch). `flows` weighs the resolution counters."""
         self._expire(at)
         key = (cgroup_id, peer_cgroup_id, remote, port, role)
-        found = self._edges.get(key)
-        if found is None:
+        known = self._edges.get(key)
+        if known is not None and known[1] <= at < known[2]:
+            found = known[0]
+        else:
             found = self._edge(cgroup_id, peer_cgroup_id, remote, port, role, at)
             if len(self._edges) > _CACHE_LIMIT:
                 self._edges.clear()
-            self._edges[key] = found
+            self._edges[key] = (found, *self.span(remote, at))
         for end, identity in (("local", found.local), ("remote", found.remote)):
             if identity.kind is Kind.UNKNOWN or identity.reason == PENDING:
                 self.unresolved[identity.reason] += flows
             else:
                 self.resolutions[(end, identity.provenance)] += flows
         return found
+
+    def span(self, remote: Address, at: float) -> tuple[float, float]:
+        """From when until when a remote address means what it means at `at`."""
+        return self.index.span(remote, at) if self.index else (float("-inf"), float("inf"))
 
     def explain(self, address: Address, port: int, at: float) -> dict[str, Any]:
         """How an address is decided, each source in the order it is asked; `chosen` is the first that knew."""
