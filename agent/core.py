@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from sidelight.agent import attribute, decode, layout
-from sidelight.agent.adopt import socket_roles
 from sidelight.agent.books import Books, Table
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
@@ -139,7 +138,7 @@ class Agent:
         self.governor = Governor(settings.cpu_budget, settings.memory_budget)
         self.started_at = time.time()
         self.source.configure(settings_record(settings.capture))
-        self.source.adopt(socket_roles())
+        self.source.adopt(self.load.roles)
         self._recover()
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
         self._thread.start()

@@ -18,6 +18,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -25,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from sidelight.agent import bpf, layout
+from sidelight.agent.adopt import socket_roles
 from sidelight.agent.compiler import (
     CACHE,
     PREBUILT,
@@ -94,6 +96,8 @@ class LoadReport(msgspec.Struct, frozen=True):
     compiled: bool
     verified: dict[str, int] = {}
     """Instructions the verifier processed per program."""
+    roles: dict[int, int] = {}
+    """Roles of the sockets that were there before the programs, by cookie (agent/adopt.py). Asked here: pyroute2 takes 10 MB."""
     error: str = ""
 
 
@@ -335,13 +339,29 @@ def run_loader(request: LoadRequest, timeout_s: float = 60.0) -> LoadReport:
     return report
 
 
+@contextlib.contextmanager
+def _alone(bpffs: Path) -> Iterator[None]:
+    """One loader a machine at a time: the lock is on the BPF file system, which all of them share, in containers too."""
+    try:
+        directory = os.open(bpffs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UnsupportedFeature(
+            f"no BPF file system at {bpffs} ({error.strerror}): mount -t bpf bpf {bpffs}"
+        ) from None
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
 def main() -> int:
     """Entry point of the loader process. Serializes with other loaders of the machine."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=LoadRequest)
     try:
-        with open("/run/sidelight.loader.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone(Path(request.bpffs)):
             report = load(request)
+        report = msgspec.structs.replace(report, roles=socket_roles())
     except SidelightError as error:
         report = LoadReport("failed", False, error=str(error))
     except PermissionError as error:

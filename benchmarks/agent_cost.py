@@ -36,7 +36,7 @@ def run(seconds: float = 5.0, rates: tuple[int, ...] = (0, 1000, 10_000, 50_000)
         began = time.monotonic()
         process = subprocess.Popen([*command, "--metrics-listen", f"127.0.0.1:{port}"], stderr=subprocess.DEVNULL)
         try:
-            _wait_ready(port)
+            wait_ready(port)
             found["seconds_to_ready"] = round(time.monotonic() - began, 2)
             for rate in rates:
                 cpu, start, requests = _cpu(process.pid), time.monotonic(), 0.0
@@ -60,7 +60,7 @@ def run(seconds: float = 5.0, rates: tuple[int, ...] = (0, 1000, 10_000, 50_000)
     return found
 
 
-def _wait_ready(port: int) -> None:
+def wait_ready(port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):

@@ -5,10 +5,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
+
+from benchmarks.agent_cost import wait_ready
+from sidelight.agent.loader import cgroup2_root, unload
+from sidelight.cli.demo import demo_cgroup, free_port
+from tests.cluster.apiserver import ApiServer
 
 
 def run(pods: tuple[int, ...] = (1000, 10_000, 100_000)) -> dict[str, Any]:
@@ -18,8 +26,49 @@ def run(pods: tuple[int, ...] = (1000, 10_000, 100_000)) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.identity_scale", str(count)], capture_output=True, check=True
         )
-        found[f"{count} pods"] = json.loads(done.stdout)
+        agent = whole_agent(count)
+        found[f"{count} pods"] = {
+            **json.loads(done.stdout),
+            **{f"agent_{name}": value for name, value in agent.items()},
+        }
+    found["agent without pods"] = whole_agent(0)
     return found
+
+
+def whole_agent(count: int) -> dict[str, Any]:
+    """An agent that lists `count` pods from an API server: memory and time until it is ready."""
+    with demo_cgroup(cgroup2_root()) as cgroup, tempfile.TemporaryDirectory() as scratch:
+        api = ApiServer(Path(scratch))
+        for number in range(count):
+            api.put("pods", json.loads(pod_json(number)))
+        for number in range(500):
+            owner = {"kind": "Deployment", "name": f"web-{number}", "uid": f"d{number}", "controller": True}
+            api.put(
+                "replicasets",
+                {"metadata": {"name": f"web-{number}-7d4b9c", "uid": f"rs{number}", "ownerReferences": [owner]}},
+            )
+        api.compact()
+        api.start()
+        port, instance = free_port(), f"scale-{os.getpid()}"
+        command = [
+            sys.executable, "-m", "sidelight.cli.main", "agent", "--cgroup", str(cgroup), "--instance", instance,
+            "--kubeconfig", str(api.kubeconfig()), "--metrics-listen", f"127.0.0.1:{port}",
+        ]  # fmt: skip
+        began = time.monotonic()
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_ready(port)
+            ready = time.monotonic() - began
+            time.sleep(5.0)
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+            rss, peak = (int(status[name].split()[0]) / 1000 for name in ("VmRSS", "VmHWM"))
+        finally:
+            process.terminate()
+            process.wait()
+            api.stop()
+            unload(instance)
+            shutil.rmtree(Path("/run/sidelight") / instance, ignore_errors=True)
+    return {"seconds_to_ready": round(ready, 2), "rss_mb": round(rss, 1), "peak_over_steady": round(peak / rss, 2)}
 
 
 def pod_json(index: int) -> bytes:

@@ -52,6 +52,7 @@ class ApiServer:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {name: {} for name, _, _ in PATHS.values()}
         self._log: list[tuple[int, str, str, dict[str, Any]]] = []
         self._version = 1
+        self._listings: dict[str, tuple[list[dict[str, Any]], int]] = {}
         self._oldest = 0
         self._changed = threading.Condition()
         self._scratch = scratch
@@ -82,6 +83,13 @@ class ApiServer:
             gone = {**item, "metadata": {**item["metadata"], "resourceVersion": str(self._version)}}
             self._log.append((self._version, resource, "DELETED", gone))
             self._changed.notify_all()
+
+    def listing(self, resource: str) -> tuple[list[dict[str, Any]], int]:
+        """(all objects, version); made once a version, as a real server's watch cache does. Called with the lock."""
+        known = self._listings.get(resource)
+        if known is None or known[1] != self._version:
+            known = self._listings[resource] = (list(self._objects[resource].values()), self._version)
+        return known
 
     def compact(self) -> None:
         """Forgets history: older versions get 410 from now on."""
@@ -174,8 +182,9 @@ def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
 
         def _list(self, resource: str, version: str, kind: str, query: dict[str, str]) -> None:
             with api._changed:
-                everything = [item for item in api._objects[resource].values() if self._wanted(item, query)]
-                at = api._version
+                everything, at = api.listing(resource)
+                if query.get("fieldSelector"):
+                    everything = [item for item in everything if self._wanted(item, query)]
             start, limit = int(query.get("continue") or 0), int(query.get("limit") or 500)
             page: list[Any] = everything[start : start + limit]
             if api.faults.bad_objects and resource == "pods" and start == 0:
