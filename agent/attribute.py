@@ -15,6 +15,8 @@ from sidelight.identity.model import EdgeNames, Identity, Kind, Provenance
 from sidelight.identity.names import address_of
 from sidelight.identity.resolver import PENDING, ClusterIndex, Resolver, named
 
+SETTLE_S = 0.25
+"""A flow named by a pod's address waits this long: by then we have heard of a change that came before it."""
 _BY_SOCKET = (Provenance.PEER_CGROUP, Provenance.LISTENER, Provenance.CONNTRACK)
 """Ways to know a remote end that no news of the cluster changes."""
 
@@ -132,14 +134,18 @@ def _answering(
 
 
 def pending(flows: FlowBatch, index: ClusterIndex, now: float) -> np.ndarray:
-    """Mask of the flows that may soon be named better: an end waits for its pod's object, or an address may change hands."""
+    """Mask of the flows that may soon be named better: an end waits for its pod's object, or news of an address may be on the way."""
+    if not len(flows):
+        return np.zeros(0, bool)
     waits = np.array([PENDING in (names.local.reason, names.remote.reason) for names in flows.names], bool)
-    _, first = np.unique(flows.name_of, return_index=True)
-    for at in first:
-        names = flows.names[flows.name_of[at]]
-        if names.remote.provenance not in _BY_SOCKET and not waits[flows.name_of[at]]:
-            waits[flows.name_of[at]] = index.unsettled(flows.events[at]["key"]["remote"].tobytes(), now)
-    return np.take(waits, flows.name_of) if len(flows) else np.zeros(0, bool)
+    by_address = np.array([names.remote.provenance is Provenance.POD_IP for names in flows.names], bool)
+    used, first = np.unique(flows.name_of, return_index=True)
+    for name, at in zip(used, first, strict=True):
+        if not waits[name] and flows.names[name].remote.provenance not in _BY_SOCKET:
+            waits[name] = index.unsettled(flows.events[at]["key"]["remote"].tobytes(), now)
+    young = flows.times_ns > (now - SETTLE_S) * 1e9
+    mask: np.ndarray = waits[flows.name_of] | (by_address[flows.name_of] & young)
+    return mask
 
 
 def source_and_destination(names: EdgeNames, role: int) -> tuple[Identity, Identity]:

@@ -95,8 +95,8 @@ class Agent:
         self._malformed = 0
         self._drains = 0
         self._hurry = threading.Event()
-        self._held: deque[tuple[float, FlowBatch]] = deque()
-        self._held_version = 0
+        self._held: deque[tuple[float, float, FlowBatch]] = deque()
+        """(when to look again, when to wait no longer, flows)"""
         self._read = 0
         self.conntrack: Conntrack | None = None
         self.exports: dict[str, int] = {}
@@ -208,27 +208,26 @@ class Agent:
 
     def _publish(self, flows: FlowBatch, deadline: float) -> None:
         """Puts flows into the ring; until the deadline those that may soon be named better wait. Called with the lock."""
-        if self.index is not None and time.monotonic() < deadline and len(self._held) < HELD_BATCHES:
+        now = time.monotonic()
+        if self.index is not None and now < deadline and len(self._held) < HELD_BATCHES:
             waits = attribute.pending(flows, self.index, time.time())
             if waits.any():
-                self._held.append((deadline, select(flows, waits)))
+                self._held.append((min(now + attribute.SETTLE_S, deadline), deadline, select(flows, waits)))
                 flows = select(flows, ~waits)
         self.flows.append(flows)
         if not self.first_flow_s and len(flows):
-            self.first_flow_s = time.monotonic() - self._began
+            self.first_flow_s = now - self._began
 
     def _release_held(self, *, all_of_them: bool = False) -> None:
-        """Names the flows that waited anew; publishes those that are settled, or waited long enough."""
-        version = self.index.version if self.index else 0
-        changed, self._held_version = version != self._held_version, version
+        """Names the flows that have waited anew; publishes those that are settled, or have waited long enough."""
         with self._lock:
             waiting, self._held = self._held, deque()
-            for deadline, flows in waiting:
-                if all_of_them or changed or time.monotonic() >= deadline:
+            for look_at, deadline, flows in waiting:
+                if all_of_them or time.monotonic() >= look_at:
                     renamed = attribute.rename(flows, self.resolver, self.conntrack)
                     self._publish(renamed, 0.0 if all_of_them else deadline)
                 else:
-                    self._held.append((deadline, flows))
+                    self._held.append((look_at, deadline, flows))
 
     def drain(self) -> None:
         """Moves one generation from the kernel to the books."""
@@ -285,7 +284,7 @@ class Agent:
                 costs=self.source.costs(),
                 events_read=self._read,
                 flows_seen=self.flows.seen,
-                flows_held=sum(len(flows) for _, flows in self._held),
+                flows_held=sum(len(flows) for *_, flows in self._held),
                 ring_bytes=self.flows.bytes,
                 malformed_events=self._malformed,
                 malformed_payloads=self.learner.malformed,
