@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 VENV := .venv/.installed
 # servers are installed, not started: the tests start their own
-APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus
+APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 

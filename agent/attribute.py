@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from sidelight.identity.resolver import PENDING, ClusterIndex, Resolver, named
 
 SETTLE_S = 0.25
 """A flow named by a pod's address waits this long: by then we have heard of a change that came before it."""
+_BY_ADDRESS = (Provenance.POD_IP, Provenance.CONNTRACK, Provenance.SERVICE_IP, Provenance.ENDPOINT_SLICE)
 _BY_SOCKET = (Provenance.PEER_CGROUP, Provenance.LISTENER, Provenance.CONNTRACK)
 """Ways to know a remote end that no news of the cluster changes."""
 
@@ -129,16 +131,18 @@ def _answering(
     backend = conntrack.find(
         event["local"].tobytes(), int(event["local_port"]), event["key"]["remote"].tobytes(), int(event["remote_port"])
     )
-    owner = resolver.index.owner(backend, 0, at) if backend and resolver.index else None
+    if backend is None or resolver.index is None or resolver.index.unsettled(backend, time.time()):
+        return None  # the service's name is right as well; a pod's might not be
+    owner = resolver.index.owner(backend, 0, at)
     return replace(names, remote=owner.known_by(Provenance.CONNTRACK)) if owner else None
 
 
 def pending(flows: FlowBatch, index: ClusterIndex, now: float) -> np.ndarray:
-    """Mask of the flows that may soon be named better: an end waits for its pod's object, or news of an address may be on the way."""
+    """Mask of the flows that may soon be named better: a pod's object, or news of an address, may be on the way."""
     if not len(flows):
         return np.zeros(0, bool)
     waits = np.array([PENDING in (names.local.reason, names.remote.reason) for names in flows.names], bool)
-    by_address = np.array([names.remote.provenance is Provenance.POD_IP for names in flows.names], bool)
+    by_address = np.array([names.remote.provenance in _BY_ADDRESS for names in flows.names], bool)
     used, first = np.unique(flows.name_of, return_index=True)
     for name, at in zip(used, first, strict=True):
         if not waits[name] and flows.names[name].remote.provenance not in _BY_SOCKET:

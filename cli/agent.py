@@ -80,6 +80,16 @@ METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
 @click.option("--hubble-advertise", default="", metavar="HOST:PORT", help="Address that peers are told.")
 @click.option("--otlp", is_flag=True, help="Send metrics and spans by OTLP; OTEL_* variables say where to.")
 @click.option(
+    "--http-route",
+    "http_routes",
+    multiple=True,
+    metavar="TEMPLATE",
+    help="Path template of spans' http.route, as /users/{id} or /static/*; repeat. First match wins.",
+)
+@click.option(
+    "--guess-http-routes", is_flag=True, help="Spans of paths without a template get one by heuristic; 200 at most."
+)
+@click.option(
     "--max-edges", "map_entries", default=16384, show_default=True, metavar="N", help="Entries of the kernel's maps."
 )
 @click.option(

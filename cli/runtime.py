@@ -86,8 +86,10 @@ class Runtime:
             tls = TlsFiles(values["tls_cert"], values["tls_key"], values.get("tls_client_ca"))
         if values.get("otlp"):
             from sidelight.exporter.otlp import OtlpExporter
+            from sidelight.exporter.routes import Routes
 
-            self.otlp = OtlpExporter(self.agent, self.family_options())
+            routes = Routes(tuple(values.get("http_routes") or ()), heuristic=bool(values.get("guess_http_routes")))
+            self.otlp = OtlpExporter(self.agent, self.family_options(), routes)
         self.hubble = HubbleServer(
             self.agent,
             socket_path,

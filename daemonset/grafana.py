@@ -117,6 +117,7 @@ MAP = (
            Query(share(f"{SERVER}_count", INSIDE, FAILED, f"{FROM}, {WHO}"), "failed", True),
            Query(quantile(0.99, SERVER, INSIDE, f"{FROM}, {WHO}"), "p99", True)), "short", "table", 24),
 )  # fmt: skip
+_SENT = total("sidelight_tcp_segments_total", f'{INSIDE}, direction="sent"', WHO)
 TCP = (
     Panel("Failed attempts", "Connection attempts that came to nothing, by why: refused, timed out, unreachable, reset.",
           (Query(total("sidelight_tcp_connections_failed_total", 'reporter="source", source_cluster=~"$cluster", source_workload_namespace=~"$namespace"', f"{FROM}, {WHO}, reason"), "{{source_workload}} to {{destination_workload}} {{reason}}"),), "cps"),
@@ -125,7 +126,7 @@ TCP = (
     Panel("How connections end", "By how and by whose doing: fin is orderly, rst is a reset.",
           (Query(total("sidelight_tcp_connections_closed_total", f'reporter="destination", {INSIDE}', "reason"), "{{reason}}"),), "cps"),
     Panel("Retransmitted share", "Of the segments each end sent, the share that was sent again.",
-          (Query(f"{total('sidelight_tcp_retransmits_total', INSIDE, WHO)} / ({total('sidelight_tcp_segments_total', f'{INSIDE}, direction=' + chr(34) + 'sent' + chr(34), WHO)} > 0)", "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
+          (Query(f"({total('sidelight_tcp_retransmits_total', INSIDE, WHO)} or {_SENT} * 0) / ({_SENT} > 0)", "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
     Panel("Round-trip time", "Smoothed round-trip time of the connections, median and 99th percentile, by serving workload.",
           (Query(quantile(0.5, "sidelight_tcp_rtt_seconds", INSIDE, WHO), "{{destination_workload}} median"), Query(quantile(0.99, "sidelight_tcp_rtt_seconds", INSIDE, WHO), "{{destination_workload}} p99")), "s"),
     Panel("Time to connect", "From a client's SYN to the connection established, 99th percentile.",

@@ -120,6 +120,8 @@ CATALOG: tuple[Metric, ...] = (
     _m("traces_service_graph_request_failed_total", "counter", "{request}", "Of them those without a response or with a 5xx status.", ("client", "server", "connection_type"), "packets", "servicegraph"),
     _m("traces_service_graph_request_server_seconds", "histogram", "s", "Duration seen at the server.", ("client", "server", "connection_type"), "packets", "servicegraph"),
     _m("traces_service_graph_request_client_seconds", "histogram", "s", "Duration seen at the client.", ("client", "server", "connection_type"), "packets", "servicegraph"),
+    _m("traces_spanmetrics_calls_total", "counter", "{request}", "Requests by service, as span metrics have them; all of them, not the sampled.", ("service", "span_name", "span_kind", "status_code"), "packets", "servicegraph"),
+    _m("traces_spanmetrics_latency", "histogram", "s", "Duration of the same.", ("service", "span_name", "span_kind", "status_code"), "packets", "servicegraph"),
     # Hubble's names
     _m("hubble_http_requests_total", "counter", "{request}", "HTTP requests.", ("method", "protocol", "status", "reporter"), "packets", "hubble"),
     _m("hubble_http_request_duration_seconds", "histogram", "s", "Duration of HTTP requests.", ("method", "reporter"), "packets", "hubble"),

@@ -174,6 +174,33 @@ def service_graph(collector: Collector) -> None:
         collector.family(f"traces_service_graph_request_{side}_seconds").add_histogram(
             labels, buckets, seconds, count, created
         )
+    _span_metrics(collector)
+
+
+def _span_metrics(collector: Collector) -> None:
+    """traces_spanmetrics_*: each request once a side, by the service whose span it would be."""
+    sums: dict[Labels, tuple[np.ndarray, float, int, float]] = {}
+    for key, row, created in collector.requests():
+        _, source, destination = source_destination(key.edge)
+        client = key.edge.role == layout.ROLE_CLIENT
+        method = layout.METHODS[key.method] if key.method < len(layout.METHODS) else "HTTP"
+        failed = key.status == 0 or key.status >= (400 if client else 500)
+        labels: Labels = (
+            ("service", graph_name(source if client else destination)),
+            ("span_name", method),
+            ("span_kind", "SPAN_KIND_CLIENT" if client else "SPAN_KIND_SERVER"),
+            ("status_code", "STATUS_CODE_ERROR" if failed else "STATUS_CODE_UNSET"),
+        )
+        count = int(row["buckets"].sum()) + int(row["untimed"])
+        buckets, seconds, so_far, since = sums.get(
+            labels, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0.0, 0, created)
+        )
+        sums[labels] = (
+            buckets + row["buckets"], seconds + float(row["sum_ns"]) / 1e9, so_far + count, min(since, created)
+        )  # fmt: skip
+    for labels, (buckets, seconds, count, created) in sums.items():
+        collector.family("traces_spanmetrics_calls_total").add(labels, count, created)
+        collector.family("traces_spanmetrics_latency").add_histogram(labels, buckets, seconds, count, created)
 
 
 def hubble(collector: Collector) -> None:

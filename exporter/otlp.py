@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -38,6 +39,7 @@ from sidelight.agent.errors import ConfigError
 from sidelight.agent.flows import Flow, role_is_client
 from sidelight.exporter.exposition import Exemplar, Exemplars
 from sidelight.exporter.families import Collector, Family, FamilyOptions, edge_labels, http_labels
+from sidelight.exporter.routes import Routes
 from sidelight.identity.model import Identity, Kind
 from sidelight.identity.names import address_text
 
@@ -166,72 +168,89 @@ def observed_elsewhere(identity: Identity) -> bool:
     return identity.kind in (Kind.POD, Kind.PROCESS, Kind.UNIT, Kind.CONTAINER)
 
 
-def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
+def span_of(flow: Flow, routes: Routes) -> tuple[Identity, trace_pb2.Span]:
     """(the workload whose span it is, the span) of a request flow."""
     event, text = flow.event, flow.text
     client = role_is_client(event)
     source, destination = source_and_destination(flow.names, int(event["key"]["role"]))
     trace, client_id, server_id, parent = span_ids(flow)
-    status, duration = int(event["status"]), int(event["duration_ns"])
-    number = int(event["method"])
+    number, status, duration = int(event["method"]), int(event["status"]), int(event["duration_ns"])
     method = layout.METHODS[number] if number < len(layout.METHODS) else "_OTHER"
-    port = int(event["key"]["port"])
+    path = text.path or "/"
+    route = "" if client else routes.route(path)
     peer = destination if client else source
-    peer_name = peer.service_name or peer.workload or peer.name
-    attributes = [
-        _text("http.request.method", method),
-        _text("url.scheme", "http"),
-        _text("url.path", text.path or "/"),
-        _text("network.protocol.name", "http"),
-        _text("network.protocol.version", text.version.removeprefix("HTTP/") or "1.1"),
-        _text(
-            "server.address",
-            text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name),
-        ),
-        _number("server.port", port),
-        _text("service.peer.name", peer_name),
-        _text("peer.service", peer_name),
-    ]
-    if client:
-        attributes.append(_text("url.full", f"http://{text.host or 'unknown'}{text.path or '/'}"))
-    if status:
-        attributes.append(_number("http.response.status_code", status))
+    address = text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name)
     failed = status == 0 or status >= (400 if client else 500)
-    if failed:
-        attributes.append(_text("error.type", str(status) if status else "no_response"))
     # the client span hangs on what the application named, the server span on the client span, where somebody sends one
     parent_id = client_id if not client and observed_elsewhere(source) else parent
     span = trace_pb2.Span(
         trace_id=trace,
         span_id=client_id if client else server_id,
         parent_span_id=parent_id,
-        name=method if method != "_OTHER" else "HTTP",
+        name=(method if method != "_OTHER" else "HTTP") + (f" {route}" if route else ""),
         kind=trace_pb2.Span.SPAN_KIND_CLIENT if client else trace_pb2.Span.SPAN_KIND_SERVER,
         start_time_unix_nano=flow.time_ns - duration,
         end_time_unix_nano=flow.time_ns,
-        attributes=attributes,
     )
+    span.MergeFromString(
+        _common_attributes(
+            method, text.version, address, int(event["key"]["port"]), peer.service_name or peer.workload or peer.name,
+            status, route, str(status or "no_response") if failed else "",
+        )
+    )  # fmt: skip
+    _add_text(span, "url.path", path)
+    if client:
+        _add_text(span, "url.full", f"http://{text.host or 'unknown'}{path}")
     if failed:
         span.status.code = trace_pb2.Status.STATUS_CODE_ERROR
     return (source if client else destination), span
 
 
-def spans_request(flows: list[Flow]) -> tuple[trace_service_pb2.ExportTraceServiceRequest, int]:
+def _add_text(span: trace_pb2.Span, key: str, value: str) -> None:
+    span.attributes.add(key=key).value.string_value = value
+
+
+@lru_cache(maxsize=4096)
+def _common_attributes(
+    method: str, version: str, address: str, port: int, peer_name: str, status: int, route: str, error: str
+) -> bytes:
+    """The attributes that many spans share, encoded: one message a span is parsed from them instead of ten built."""
+    attributes = [
+        _text("http.request.method", method),
+        _text("url.scheme", "http"),
+        _text("network.protocol.name", "http"),
+        _text("network.protocol.version", version.removeprefix("HTTP/") or "1.1"),
+        _text("server.address", address),
+        _number("server.port", port),
+        _text("service.peer.name", peer_name),
+        _text("peer.service", peer_name),
+    ]
+    if status:
+        attributes.append(_number("http.response.status_code", status))
+    if route:
+        attributes.append(_text("http.route", route))
+    if error:
+        attributes.append(_text("error.type", error))
+    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
+    return encoded
+
+
+def spans_request(flows: list[Flow], routes: Routes) -> tuple[trace_service_pb2.ExportTraceServiceRequest, int]:
     """One request of many spans, grouped by workload, and how many."""
-    groups: dict[Identity, list[trace_pb2.Span]] = {}
+    groups: dict[int, tuple[Identity, list[trace_pb2.Span]]] = {}
     for flow in flows:
-        identity, span = span_of(flow)
-        groups.setdefault(identity, []).append(span)
+        identity, span = span_of(flow, routes)
+        groups.setdefault(id(identity), (identity, []))[1].append(span)  # identities are shared: hashing one is dear
     request = trace_service_pb2.ExportTraceServiceRequest(
         resource_spans=[
             trace_pb2.ResourceSpans(
                 resource=Resource(attributes=resource_attributes(identity)),
                 scope_spans=[trace_pb2.ScopeSpans(scope=SCOPE, spans=spans)],
             )
-            for identity, spans in groups.items()
+            for identity, spans in groups.values()
         ]
     )
-    return request, sum(len(spans) for spans in groups.values())
+    return request, sum(len(spans) for _, spans in groups.values())
 
 
 # -- metrics -------------------------------------------------------------------------------------------------------------
@@ -255,9 +274,42 @@ def exponential(buckets: np.ndarray, total: float, count: int) -> dict[str, Any]
     return fields
 
 
-def metrics_request(families: list[Family], now_ns: int, resource: list[KeyValue]) -> Any:
-    """One request of all families that have an OTLP name; cumulative."""
+class Baseline:
+    """What the backend has been told so far: for delta temporality, which carries what has grown since.
+
+    A figure is taken in once the backend has taken it; what a failed export carried is in the next one.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, Any], tuple[np.ndarray, int]] = {}
+        self._offered: dict[tuple[str, Any], tuple[np.ndarray, int]] = {}
+
+    def grown(self, name: str, labels: Any, value: np.ndarray, created_ns: int, now_ns: int) -> tuple[np.ndarray, int]:
+        """(growth since the last figure taken, since when); all of it when it has begun anew."""
+        before, since = self._told.get((name, labels), (None, created_ns))
+        self._offered[name, labels] = (value, now_ns)
+        if before is None or (value < before).any():
+            return value, created_ns
+        return value - before, since
+
+    def taken(self) -> None:
+        """The backend has what was offered; series that are gone are forgotten."""
+        self._told, self._offered = self._offered, {}
+
+    def refused(self) -> None:
+        self._offered = {}
+
+
+def metrics_request(
+    families: list[Family], now_ns: int, resource: list[KeyValue], baseline: Baseline | None = None
+) -> Any:
+    """One request of all families that have an OTLP name; cumulative, or with a baseline what has grown since it."""
     found = []
+    temporality = (
+        metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
+        if baseline is None
+        else metrics_pb2.AGGREGATION_TEMPORALITY_DELTA
+    )
     for family in families:
         metric = family.metric
         if not metric.otel:
@@ -265,19 +317,30 @@ def metrics_request(families: list[Family], now_ns: int, resource: list[KeyValue
         message = metrics_pb2.Metric(name=metric.otel, unit=metric.unit, description=metric.help)
         for index, labels in enumerate(family.labels):
             attributes = [_text(name, value) for name, value in labels]
-            times = {"start_time_unix_nano": int(family.created[index] * 1e9), "time_unix_nano": now_ns}
-            if metric.type == "histogram":
-                message.exponential_histogram.aggregation_temporality = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
-                fields = exponential(family.buckets[index], family.sums[index], family.counts[index])
+            since = int(family.created[index] * 1e9)
+            if metric.type == "gauge":
+                value = float(family.values[index])
+                message.gauge.data_points.add(attributes=attributes, as_double=value, time_unix_nano=now_ns)
+                continue
+            histogram = metric.type == "histogram"
+            figures = (
+                np.array([*family.buckets[index], family.counts[index], family.sums[index]], np.float64)
+                if histogram
+                else np.array([family.values[index]], np.float64)
+            )
+            if baseline is not None:
+                figures, since = baseline.grown(metric.otel, labels, figures, since, now_ns)
+                if not figures.any():
+                    continue
+            times = {"start_time_unix_nano": since, "time_unix_nano": now_ns}
+            if histogram:
+                message.exponential_histogram.aggregation_temporality = temporality
+                fields = exponential(figures[:-2].astype(np.int64), float(figures[-1]), int(figures[-2]))
                 message.exponential_histogram.data_points.add(attributes=attributes, **fields, **times)
-            elif metric.type == "counter":
-                message.sum.aggregation_temporality = metrics_pb2.AGGREGATION_TEMPORALITY_CUMULATIVE
-                message.sum.is_monotonic = True
-                message.sum.data_points.add(attributes=attributes, as_double=float(family.values[index]), **times)
             else:
-                message.gauge.data_points.add(
-                    attributes=attributes, as_double=float(family.values[index]), time_unix_nano=now_ns
-                )
+                message.sum.aggregation_temporality = temporality
+                message.sum.is_monotonic = True
+                message.sum.data_points.add(attributes=attributes, as_double=float(figures[0]), **times)
         found.append(message)
     return metrics_service_pb2.ExportMetricsServiceRequest(
         resource_metrics=[
@@ -289,14 +352,26 @@ def metrics_request(families: list[Family], now_ns: int, resource: list[KeyValue
     )
 
 
+def delta_wanted(environment: dict[str, str] | None = None) -> bool:
+    """OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE; lowmemory is delta here. Raises ConfigError."""
+    env = os.environ if environment is None else environment
+    wanted = env.get("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative").lower()
+    if wanted not in ("cumulative", "delta", "lowmemory"):
+        raise ConfigError(
+            f"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE {wanted!r}: want cumulative, delta or lowmemory"
+        )
+    return wanted != "cumulative"
+
+
 # -- the exporter --------------------------------------------------------------------------------------------------------
 
 
 class OtlpExporter:
     """Two threads, one a signal. The ring of flows is the spans' queue: bounded, and what it overtakes is counted as lost."""
 
-    def __init__(self, agent: Agent, options: FamilyOptions) -> None:
+    def __init__(self, agent: Agent, options: FamilyOptions, routes: Routes | None = None) -> None:
         self._agent, self._options = agent, options
+        self._routes = routes or Routes()
         self._stop = threading.Event()
         self._exemplars: dict[tuple[str, Any], list[Exemplar]] = {}
         self._lock = threading.Lock()
@@ -305,6 +380,7 @@ class OtlpExporter:
         for outcome in ("sent", "lost_queue", "lost_refused", "lost_unreachable", "rejected"):
             agent.exports[f"spans_{outcome}"] = 0
         traces, metrics = endpoint("TRACES"), endpoint("METRICS")
+        delta_wanted()  # said now, not in a thread
         if traces:
             self._launch("otlp-spans", self._run_spans, traces)
         if metrics:
@@ -347,7 +423,7 @@ class OtlpExporter:
             position = following
             for start in range(0, len(flows), MAX_BATCH):
                 part = flows[start : start + MAX_BATCH]
-                request, number = spans_request(part)
+                request, number = spans_request(part, self._routes)
                 self._send(stub.Export, request, where, number)
                 self._remember(part)
 
@@ -400,14 +476,19 @@ class OtlpExporter:
         if self._agent.settings.cluster:
             resource.append(_text("k8s.cluster.name", self._agent.settings.cluster))
         told = False
+        baseline = Baseline() if delta_wanted() else None
         while not self._stop.wait(interval):
             families = Collector(self._agent.snapshot(), self._options).collect()
-            request = metrics_request(families, time.time_ns(), resource)
+            request = metrics_request(families, time.time_ns(), resource, baseline)
             try:
                 stub.Export(request, timeout=where.timeout_s, metadata=where.headers)
                 told = False
+                if baseline:
+                    baseline.taken()
             except grpc.RpcError as error:
-                # cumulative: the next export carries what this one did not
+                # nothing is lost: the next export carries what this one did not
+                if baseline:
+                    baseline.refused()
                 if not told:
                     log.warning("OTLP backend does not take metrics: %s", error.code().name)
                 told = True

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from daemonset import grafana
 from sidelight.agent import layout
 from sidelight.exporter import catalog
 
@@ -20,7 +23,15 @@ def layout_golden() -> str:
     return "\n".join(lines) + "\n"
 
 
-GENERATED = {"docs/metrics.md": catalog.markdown, "tests/unit/agent/layout.golden": layout_golden}
+def _dashboard(name: str) -> Callable[[], str]:
+    return lambda: json.dumps(grafana.dashboard(name), indent=1) + "\n"
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "docs/metrics.md": catalog.markdown,
+    "tests/unit/agent/layout.golden": layout_golden,
+    **{f"daemonset/dashboards/{name}.json": _dashboard(name) for name in grafana.DASHBOARDS},
+}
 
 
 def main() -> int:
