@@ -309,20 +309,6 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(*struct.unpack_from("<IIIII", raw, 0))
 
 
-def link_program_id(fd: int) -> int:
-    """Id of the program a link holds (struct bpf_link_info: type, id, prog_id)."""
-    raw = _info(fd, 32, "cannot read link info")
-    program_id: int = struct.unpack_from("<III", raw, 0)[2]
-    return program_id
-
-
-def program_fd_by_id(identifier: int) -> int:
-    fd: int = _libbpf().bpf_prog_get_fd_by_id(identifier)
-    if fd < 0:
-        raise _fail("cannot open the program", fd)
-    return fd
-
-
 def filesystem_magic(path: Path) -> int:
     """f_type of statfs(2)."""
     libc = ct.CDLL(None, use_errno=True)

@@ -9,11 +9,12 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sidelight.agent import attribute, decode, layout
+from sidelight.agent import attribute, decode, handover, layout
 from sidelight.agent.books import Books, Table
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
@@ -114,8 +115,8 @@ class Agent:
             self._state.release()
             raise
         journal = self._state.journal if settings.keep_state else None
-        if journal and self.load.status != "kept":
-            journal.unlink(missing_ok=True)  # fresh maps count generations from zero again
+        if journal:
+            self._inherit(journal)
         self.tree = CgroupTree(settings.cgroup_root)
         self.resolver = Resolver(
             self.tree,
@@ -151,9 +152,29 @@ class Agent:
         if self.conntrack:
             self.conntrack.stop()
         self.flows.close()
+        self._bequeath()
         self.books.close()
         self.tree.close()
         self._state.release()
+
+    def _inherit(self, journal: Path) -> None:
+        """The predecessor's totals: its journal where that is still there, else what it left beside the maps."""
+        left = handover.take(Pins.of(self.settings.instance, self.settings.bpffs).handover)
+        if self.load.status != "kept":
+            journal.unlink(missing_ok=True)  # fresh maps count generations from zero again
+        elif left is not None and not journal.exists():
+            journal.write_bytes(left)
+
+    def _bequeath(self) -> None:
+        if not self.settings.keep_state:
+            return
+        try:
+            self.books.compact()
+            handover.give(
+                self._state.journal.read_bytes(), Pins.of(self.settings.instance, self.settings.bpffs).handover
+            )
+        except (SidelightError, OSError) as error:
+            log.warning("totals are not left for the next agent: %s", error)
 
     # -- the pipeline --------------------------------------------------------------------------------------------
 

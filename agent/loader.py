@@ -4,6 +4,8 @@ Pins of an instance, below BPFFS/sidelight/INSTANCE:
 
     maps-LAYOUT/NAME     maps; the directory's name says which layout they have
     links/HOOK           bpf_links: unlinking one detaches its program
+    programs/HOOK        the same programs, for their figures
+    handover             totals left for the next agent (agent/handover.py)
 
 Run again with the same programs it changes nothing that counts; with changed programs of the same layout it swaps
 them in atomically and goes on with the same maps; a changed layout starts with fresh maps. What fails half-way is taken back.
@@ -116,6 +118,14 @@ class Pins:
     @property
     def links(self) -> Path:
         return self.root / "links"
+
+    @property
+    def programs(self) -> Path:
+        return self.root / "programs"
+
+    @property
+    def handover(self) -> Path:
+        return self.root / "handover"
 
     def maps(self, sizes: Sizes) -> Path:
         # bpffs refuses names with a dot
@@ -247,6 +257,13 @@ def _attach(hook: str, program_fd: int, cgroup_fd: int, links: Path, undo: _Undo
     undo.paths.append(path)
 
 
+def _pin_program(program_fd: int, path: Path) -> None:
+    """For its figures alone; the link keeps it attached."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.unlink(missing_ok=True)
+    bpf.pin(program_fd, path)
+
+
 def load(request: LoadRequest) -> LoadReport:
     """Does it all, in this process. Raises SidelightError; then nothing of this run is left behind."""
     bpffs = Path(request.bpffs)
@@ -283,6 +300,7 @@ def load(request: LoadRequest) -> LoadReport:
         for name, hook in HOOKS.items():
             if hook.attach_type >= 0:
                 _attach(name, programs[name], cgroup_fd, pins.links, undo)
+                _pin_program(programs[name], pins.programs / name)
     except SidelightError:
         undo.run()
         raise

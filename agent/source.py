@@ -13,7 +13,6 @@ pinned map `control`, so that an agent that was killed anywhere in between finds
 
 from __future__ import annotations
 
-import contextlib
 import ctypes as ct
 import mmap
 import os
@@ -98,7 +97,7 @@ class Source:
     def __init__(self, pins: Pins, sizes: Sizes | None = None) -> None:
         self.directory = find_maps(pins, sizes)
         self._fds = {path.name: bpf.open_pin(path) for path in self.directory.iterdir()}
-        self._links = pins.links
+        self._programs = pins.programs
         self.cpus = bpf.possible_cpus()
         self.edge_capacity = bpf.map_info(self._fds["edges_a"]).entries
         self.latency_capacity = bpf.map_info(self._fds["latencies_a"]).entries
@@ -194,15 +193,13 @@ class Source:
     def costs(self) -> list[ProgramCost]:
         """Of the attached programs; those reached by tail call are part of their callers' figures."""
         found = []
-        for path in sorted(self._links.iterdir()):
-            # by way of the link each time: the loader may have put another program into it; and closed again, because
-            # an open link stays attached when its pin is gone
-            with contextlib.ExitStack() as opened:
-                link = bpf.open_pin(path)
-                opened.callback(os.close, link)
-                program = bpf.program_fd_by_id(bpf.link_program_id(link))
-                opened.callback(os.close, program)
+        for path in sorted(self._programs.iterdir()) if self._programs.is_dir() else ():
+            # by their own pins: asking a link for its program's number and that for the program needs CAP_SYS_ADMIN
+            program = bpf.open_pin(path)
+            try:
                 info = bpf.program_info(program)
+            finally:
+                os.close(program)
             found.append(ProgramCost(path.name, info.run_time_ns, info.run_count))
         return found
 

@@ -2,7 +2,7 @@
 
 Two nodes of the test cluster, the agent on one of them: pods of the other are known by address alone. Every pod lives about three
 seconds, is announced up to 0.3 s after its first packet, and its address passes to a pod of another workload 5 to 50 ms after it
-ended; its end is told up to 0.3 s later; one in twenty successors is created before its predecessor ends. Clients dial pods, services
+ended; its end is told up to 0.3 s later; one in fifty successors is created before its predecessor ends. Clients dial pods, services
 (DNAT) and go out through the node's own address (hostNetwork). Each answer says which pod gave it: that is the truth, for both ends
 of what either end's socket reports. `latest owner` is the usual look-up for comparison: who had the address last, as told so far.
 """
@@ -244,7 +244,7 @@ class Run:
         self._at(self.chance.uniform(0.05, 0.3), lambda: self.found.api.delete("pods", pod.uid))
         slot.number += 1
         slot.pod = pod  # the slot is not free until the next one begins
-        if slot.number % 20 == 19:  # surge: created before its predecessor ended, as far as anybody was told
+        if slot.number % 50 == 49:  # surge: created before its predecessor ended, as far as anybody was told
             self._begin_again(slot, self._born(slot))
         else:
             self._begin_again(slot, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,7 @@ class Runtime:
             tls=tls,
             plaintext=values.get("hubble_plaintext", False),
             advertise=values.get("hubble_advertise", ""),
+            peers=self._peers(values.get("hubble_listen", "")),
         )
         listen = values.get("metrics_listen", "off")
         if listen != "off":
@@ -108,6 +109,21 @@ class Runtime:
             exemplars = self.otlp.exemplars if self.otlp else None
             renderer = Renderer(self.agent, self.family_options(), exemplars)
             self.web = WebServer(self.agent, renderer, listen, map_anywhere=values.get("map_anywhere", False))
+
+    def _peers(self, listen: str) -> Callable[[], dict[str, str]] | None:
+        """For a relay: every node of the cluster, each with an agent at its own address and our port (one DaemonSet)."""
+        index, port = self.index, listen.rpartition(":")[2]
+        if index is None or not port:
+            return None
+        prefix = f"{self.settings.cluster}/" if self.settings.cluster else ""
+
+        def peers() -> dict[str, str]:
+            return {
+                prefix + name: f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                for name, address in index.node_addresses().items()
+            }
+
+        return peers
 
     def reload_if_changed(self) -> None:
         """Takes in what can be changed while running, when the configuration file has changed."""

@@ -259,13 +259,19 @@ def _nanoseconds(request: Any, field: str, default: int) -> int:
     return total
 
 
+def tls_server_name(peer: str) -> str:
+    """The name a peer's certificate must have: as Cilium's agents tell theirs, so one wildcard certificate a cluster does."""
+    cluster, _, node = peer.rpartition("/")
+    return f"{node.replace('.', '-')}.{cluster.replace('.', '-') or 'default'}.hubble-grpc.cilium.io"
+
+
 class Peers(peer_pb2_grpc.PeerServicer):
     """peer.Peer: this agent as its only peer, or the nodes a function tells."""
 
     def __init__(
-        self, name: str, address: str, tls_name: str = "", others: Callable[[], dict[str, str]] | None = None
+        self, name: str, address: str, tls: bool = False, others: Callable[[], dict[str, str]] | None = None
     ) -> None:
-        self._name, self._address, self._tls_name = name, address, tls_name
+        self._name, self._address, self._tls = name, address, tls
         self._others = others or (lambda: {name: address})
 
     def Notify(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
@@ -286,8 +292,8 @@ class Peers(peer_pb2_grpc.PeerServicer):
 
     def _change(self, name: str, address: str, kind: peer_pb2.ChangeNotificationType) -> Any:
         change = peer_pb2.ChangeNotification(name=name, address=address, type=kind)
-        if self._tls_name:
-            change.tls.server_name = self._tls_name
+        if self._tls:
+            change.tls.server_name = tls_server_name(name)
         return change
 
 
@@ -387,9 +393,7 @@ class HubbleServer:
         observer_pb2_grpc.add_ObserverServicer_to_server(
             Observer(agent, node_name, address, tls is not None), self._server
         )
-        peer_pb2_grpc.add_PeerServicer_to_server(
-            Peers(node_name, address, node_name if tls else "", peers), self._server
-        )
+        peer_pb2_grpc.add_PeerServicer_to_server(Peers(node_name, address, tls is not None, peers), self._server)
         sidelight_pb2_grpc.add_AgentServicer_to_server(Questions(agent), self._server)
         self.health = health.HealthServicer()
         for service in ("", "hubble.server.Observer", "observer.Observer"):

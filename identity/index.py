@@ -22,7 +22,7 @@ from typing import Any
 
 from sidelight.identity import objects
 from sidelight.identity.model import Identity, Kind, Provenance, ServiceName, unknown
-from sidelight.identity.names import Address, address_of, is_ipv4
+from sidelight.identity.names import Address, address_of, address_text, is_ipv4
 
 FOREVER = float("inf")
 _LABEL_SETS = 50_000
@@ -129,6 +129,8 @@ class Index:
         """Prefixes (IPv4 /24, IPv6 /64) in which pods have had addresses."""
         self._zones: dict[str, str] = {}
         self._nodes: dict[str, tuple[Address, ...]] = {}
+        self._node_names: dict[str, tuple[Address, ...]] = {}
+        self._name_of_node: dict[str, str] = {}
         self._tombstones: deque[tuple[float, Address | str]] = deque()
         """(when, what to forget then): an address whose claims have ended, or a pod's UID."""
 
@@ -263,6 +265,11 @@ class Index:
                 for name in self._services_of_address.get(address, {}).values()
             ]
             return found
+
+    def node_addresses(self) -> dict[str, str]:
+        """Each node's first address, by name."""
+        with self._lock:
+            return {name: address_text(addresses[0]) for name, addresses in self._node_names.items() if addresses}
 
     def counts(self) -> dict[str, int]:
         with self._lock:
@@ -573,10 +580,12 @@ class Index:
         for address in addresses:
             if address not in before:
                 self._claim(address, 0.0, at, identity)
-        self._nodes[uid] = tuple(addresses)
+        self._nodes[uid] = self._node_names[name] = tuple(addresses)
+        self._name_of_node[uid] = name
 
     def _remove_node(self, uid: str, at: float) -> None:
         self._end_claims(uid, set(self._nodes.pop(uid, ())), at)
+        self._node_names.pop(self._name_of_node.pop(uid, ""), None)
 
     def _ignore(self, item: Any, at: float) -> None:
         return

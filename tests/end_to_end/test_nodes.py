@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
+from sidelight.cli.demo import free_port
+from sidelight.exporter.proto import peer_pb2, peer_pb2_grpc
 from tests.cluster.cluster import OUTSIDE, SHOP_SERVER, Cluster, cluster
 from tests.end_to_end.test_kubernetes import ask, flows_of, listening
 from tests.observed import eventually
@@ -127,3 +131,38 @@ def test_both_nodes_in_one_command(nodes: Nodes) -> None:
     assert len(gone.stdout.splitlines()) == 10 and "node" in gone.stderr.lower() + gone.stdout.lower(), (
         "one node away is said"
     )
+
+
+def test_a_relay_is_told_of_every_node_and_of_those_that_go(nodes: Nodes) -> None:
+    """What Hubble Relay asks of one agent: the peers, each at its node's address and our port."""
+    first, _, found = nodes
+    first.kill(15)
+    port = free_port()
+    first.arguments += ("--hubble-listen", f"127.0.0.1:{port}", "--hubble-plaintext")
+    first.start()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        told = peer_pb2_grpc.PeerStub(channel).Notify(peer_pb2.NotifyRequest())
+        changes = [next(told), next(told)]
+        assert {(c.name, c.address, c.type) for c in changes} == {(f"prod/{n.name}", f"{n.ip}:{port}", peer_pb2.PEER_ADDED) for n in found.nodes}  # fmt: skip
+        uid = next(uid for uid, node in found.api._objects["nodes"].items() if node["metadata"]["name"] == "node-2")
+        found.api.delete("nodes", uid)
+        gone = next(told)
+        assert (gone.name, gone.type) == ("prod/node-2", peer_pb2.PEER_DELETED)
+        told.cancel()
+
+
+def test_totals_go_to_a_successor_with_another_state_directory(nodes: Nodes) -> None:
+    """A new pod of the DaemonSet: the old one's directory is gone, its totals are not, and nothing in between is lost."""
+    first, _, found = nodes
+    client, web = found.pod("shop", "client", node=1), found.pod("shop", "web", node=1)
+    served(found, web)
+    ask(found, client, f"{web.ip}:8080", 7)
+    name = "http_server_request_duration_seconds_count"
+    eventually(lambda: first.total(name) == 7)
+    first.kill(15)
+    shutil.rmtree(Path("/run/sidelight") / first.instance)
+    ask(found, client, f"{web.ip}:8080", 5)  # nobody is there: the programs count
+    first.start()
+    eventually(lambda: first.total(name) == 12)
+    assert first.total("sidelight_tcp_connections_opened_total", reporter="source", source_workload="client") == 12
+    assert first.audit()["holds"]

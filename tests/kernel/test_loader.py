@@ -86,4 +86,4 @@ def test_asking_for_costs_opens_nothing_for_good(watch: Observed) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         assert {cost.name for cost in watch.source.costs()} == {"egress", "ingress", "sock_ops", "sock_release"}
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
