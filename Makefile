@@ -3,11 +3,11 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 VENV := .venv/.installed
 # servers are installed, not started: the tests start their own
-APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium
+APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev mmdebstrap python3-seccomp
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 
-.PHONY: help install demo test check bench bench-smoke docs proto format clean
+.PHONY: help install wheel image lock demo test check bench bench-smoke docs proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,18 @@ bench: install ## the report: docs/benchmarks.md, about twenty minutes
 
 bench-smoke: install ## every benchmark, tiny: that they run, not what they say
 	$(PYTHON) -m benchmarks.report --smoke
+
+wheel: install ## dist/*.whl, the same bytes every time, and dist/programs.msgpack
+	@rm -rf dist build && mkdir dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv/bin/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	.venv/bin/sidelight compile -o dist/programs.msgpack
+
+image: wheel ## the container image, for amd64 and arm64 (needs docker buildx)
+	docker buildx build --platform linux/amd64,linux/arm64 -f daemonset/Dockerfile -t sidelight:$$(.venv/bin/python -c 'import sidelight; print(sidelight.__version__)') .
+
+lock: install ## daemonset/requirements.lock, the licence list and the SBOM, from pyproject.toml
+	.venv/bin/pip-compile -q --strip-extras --generate-hashes --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-header --allow-unsafe -o daemonset/requirements.lock pyproject.toml
+	$(PYTHON) -m daemonset.supply
 
 clean: ## remove what was built and installed here
 	rm -rf .venv build dist *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -129,7 +129,11 @@ def _answering(
     event: np.void, names: EdgeNames, resolver: Resolver, conntrack: Conntrack, at: float
 ) -> EdgeNames | None:
     backend = conntrack.find(
-        event["local"].tobytes(), int(event["local_port"]), event["key"]["remote"].tobytes(), int(event["remote_port"])
+        event["local"].tobytes(),
+        int(event["local_port"]),
+        event["key"]["remote"].tobytes(),
+        int(event["remote_port"]),
+        at,
     )
     if backend is None or resolver.index is None or resolver.index.unsettled(backend, time.time()):
         return None  # the service's name is right as well; a pod's might not be

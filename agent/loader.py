@@ -138,13 +138,47 @@ def check_bpffs(bpffs: Path) -> None:
         raise UnsupportedFeature(f"no bpffs at {bpffs}: mount it with `mount -t bpf bpf {bpffs}`")
 
 
-def cgroup2_root() -> Path:
-    """Where cgroup2 is mounted, from /proc/self/mounts. Raises UnsupportedFeature when it is not."""
+CAPABILITIES = {
+    39: ("CAP_BPF", "it makes maps and loads programs"),
+    12: ("CAP_NET_ADMIN", "it attaches programs to the network hooks of a cgroup"),
+    38: ("CAP_PERFMON", "without it the verifier refuses arithmetic on packet pointers"),
+}
+"""What the loader needs, by number (capabilities(7)), and for what. CAP_SYS_ADMIN stands for the first and the last."""
+CAP_SYS_ADMIN = 21
+
+
+def check_capabilities() -> None:
+    """Raises UnsupportedFeature naming what is missing."""
+    effective = next(
+        (
+            int(line.split()[1], 16)
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("CapEff:")
+        ),
+        0,
+    )
+    for number, (name, purpose) in CAPABILITIES.items():
+        stands_in = number != 12 and effective >> CAP_SYS_ADMIN & 1
+        if not (effective >> number & 1 or stands_in):
+            raise UnsupportedFeature(
+                f"not allowed: {name} is missing, {purpose}; run as root, or see docs/privileges.md"
+            )
+
+
+def cgroup2_root(of: Path | None = None) -> Path:
+    """Where cgroup2 is mounted, or which of several mounts holds `of` (in a container: the host's tree beside its own).
+
+    From /proc/self/mounts. Raises UnsupportedFeature when there is none.
+    """
+    mounts = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         parts = line.split()
         if len(parts) > 2 and parts[2] == "cgroup2":
-            return Path(parts[1].replace("\\040", " "))
-    raise UnsupportedFeature("cgroup2 is not mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+            mounts.append(Path(parts[1].replace("\\040", " ")))
+    if not mounts:
+        raise UnsupportedFeature("cgroup2 is not mounted: mount it with `mount -t cgroup2 none /sys/fs/cgroup/unified`")
+    holding = [mount for mount in mounts if of is not None and of.is_relative_to(mount)]
+    return max(holding, key=lambda mount: len(mount.parts), default=mounts[0])
 
 
 def check_cgroup(path: Path) -> Path:
@@ -267,6 +301,7 @@ def _pin_program(program_fd: int, path: Path) -> None:
 def load(request: LoadRequest) -> LoadReport:
     """Does it all, in this process. Raises SidelightError; then nothing of this run is left behind."""
     bpffs = Path(request.bpffs)
+    check_capabilities()
     check_bpffs(bpffs)
     cgroup = check_cgroup(Path(request.cgroup))
     pins = Pins.of(request.instance, bpffs)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sidelight.agent.errors import UnsupportedFeature
-from sidelight.agent.loader import DEFAULT_BPFFS, Sizes, cgroup2_root, check_bpffs, check_cgroup
+from sidelight.agent.loader import DEFAULT_BPFFS, Sizes, cgroup2_root, check_bpffs, check_capabilities, check_cgroup
 from sidelight.agent.settings import STATE_ROOT, default_socket
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -62,23 +60,16 @@ def sizes_of(edges: int, ring_pages: int) -> Sizes:
 
 def require_root() -> None:
     """Raises UnsupportedFeature unless the process has the rights that loading takes."""
-    if os.geteuid() != 0 and not _has_capability(39):  # CAP_BPF
-        raise UnsupportedFeature("not root: run with sudo, or give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
-
-
-def _has_capability(number: int) -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> number & 1)
-    return False
+    check_capabilities()
 
 
 def check_machine(cgroup: Path | None, bpffs: Path) -> tuple[Path, Path]:
     """(cgroup to observe, cgroup2 root) after the checks a user should hear about first."""
     require_root()
-    root = cgroup2_root()
+    cgroup = cgroup.resolve() if cgroup else None
+    root = cgroup2_root(cgroup)
     check_bpffs(bpffs)
-    return check_cgroup(cgroup.resolve() if cgroup else root), root
+    return check_cgroup(cgroup or root), root
 
 
 def socket_of(socket_path: Path | None, instance: str) -> Path:

@@ -8,9 +8,11 @@ addresses; they name connections, so they name flows, not the counters of an edg
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import struct
 import threading
+import time
 from collections import OrderedDict
 from typing import Any
 
@@ -51,6 +53,7 @@ class Conntrack:
     def __init__(self, netns: str = "") -> None:
         """`netns`: name or path of a network namespace; empty: this process's. Raises OSError where it cannot be followed."""
         self.lost = 0
+        self._caught_up = 0.0
         self._known: OrderedDict[Tuple, tuple[Address, int]] = OrderedDict()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -62,9 +65,11 @@ class Conntrack:
         if self._error:
             raise self._error
 
-    def find(self, client: Address, client_port: int, dialled: Address, port: int) -> Address | None:
-        """The address that answers a connection."""
+    def find(self, client: Address, client_port: int, dialled: Address, port: int, at: float) -> Address | None:
+        """The address that answers a connection; None too while events of before `at` may be waiting: ports are used again."""
         with self._lock:
+            if self._caught_up < at:
+                return None
             found = self._known.get((client, client_port, dialled, port))
         return found[0] if found else None
 
@@ -82,7 +87,6 @@ class Conntrack:
             follower = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
             follower.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
             follower.bind((0, NFNLGRP_CONNTRACK_NEW))
-            follower.settimeout(0.5)
         except OSError as error:
             self._error = error
             return
@@ -90,13 +94,19 @@ class Conntrack:
             self._opened.set()
         with follower:
             while not self._stop.is_set():
+                now = time.time()
                 try:
-                    self._take(follower.recv(RECEIVE_BYTES))
-                except TimeoutError:
-                    continue
-                except OSError as error:  # ENOBUFS: events were lost
+                    self._take(follower.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT))
+                except BlockingIOError:
+                    self._caught_up = now
+                    select.select([follower], [], [], 0.05)
+                except (
+                    OSError
+                ) as error:  # ENOBUFS: events were lost, and with them the connections that took a port over
                     self.lost += 1
                     log.debug("conntrack: %s", error)
+                    with self._lock:
+                        self._known.clear()
 
     def _take(self, data: bytes) -> None:
         from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg

@@ -6,8 +6,10 @@ requests go through urllib3, which that client uses too.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -32,11 +34,7 @@ _READ_CONFIG = """
 import json, sys
 from kubernetes import client, config
 c = client.Configuration()
-path = sys.argv[1]
-if path:
-    config.load_kube_config(config_file=path, client_configuration=c, context=sys.argv[2] or None, persist_config=False)
-else:
-    config.load_incluster_config(client_configuration=c)
+config.load_kube_config(config_file=sys.argv[1], client_configuration=c, context=sys.argv[2] or None, persist_config=False)
 token = next((s["value"] for s in c.auth_settings().values() if s.get("key") == "authorization"), "") or ""
 print(json.dumps({"host": c.host, "ca": c.ssl_ca_cert or "", "cert": c.cert_file or "", "key": c.key_file or "",
   "verify": bool(c.verify_ssl), "token": token, "basic": c.get_basic_auth_token() if c.username else "",
@@ -61,8 +59,36 @@ class Access:
     key_file: str
 
 
+def _in_cluster() -> Access:
+    """As the client's load_incluster_config(): the service account's files, two variables. Raises ClusterUnreachable."""
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise ClusterUnreachable(
+            "not in a cluster: KUBERNETES_SERVICE_HOST and _PORT are not set; give --kubeconfig FILE"
+        )
+    try:
+        token = (SERVICE_ACCOUNT / "token").read_text().strip()
+    except OSError as error:
+        raise ClusterUnreachable(f"cannot read the service account's token: {error.strerror}") from None
+    ca = SERVICE_ACCOUNT / "ca.crt"
+    if not token or not ca.exists():
+        raise ClusterUnreachable(f"the service account's token or ca.crt is missing in {SERVICE_ACCOUNT}")
+    return Access(
+        f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        f"Bearer {token}",
+        True,
+        str(ca),
+        "",
+        "",
+    )
+
+
 def read_access(kubeconfig: str, scratch: Path, context: str = "") -> Access:
     """From a kubeconfig file, or in-cluster when empty. Raises ClusterUnreachable."""
+    if not kubeconfig:
+        return _in_cluster()
+    if importlib.util.find_spec("kubernetes") is None:
+        raise ClusterUnreachable("--kubeconfig needs the official client: pip install 'sidelight[kubeconfig]'")
     done = subprocess.run(
         [sys.executable, "-c", _READ_CONFIG, kubeconfig, context],
         capture_output=True,

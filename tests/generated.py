@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from daemonset import grafana
+from daemonset import grafana, seccomp
 from sidelight.agent import layout
 from sidelight.exporter import catalog
+from tests.helm import render
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,8 @@ def _dashboard(name: str) -> Callable[[], str]:
 GENERATED: dict[str, Callable[[], str]] = {
     "docs/metrics.md": catalog.markdown,
     "tests/unit/agent/layout.golden": layout_golden,
+    "daemonset/seccomp.json": seccomp.profile,
+    "daemonset/manifests.yaml": render.manifests,
     **{f"daemonset/dashboards/{name}.json": _dashboard(name) for name in grafana.DASHBOARDS},
 }
 
