@@ -41,15 +41,19 @@ class Running:
         self.arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
         self.log = Path(f"/tmp/{self.instance}.log")
+        self.source: Path | None = None
+        """Another checkout to run; None: this one."""
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
+        env = {**os.environ, "PYTHONPATH": str(self.source / "src")} if self.source else None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*SIDELIGHT, "agent", "--cgroup", str(self.observed), "--instance", self.instance,
                  "--metrics-listen", f"127.0.0.1:{self.port}", "--interval", "0.3", *self.arguments],
-                stdout=log, stderr=log,
+                stdout=log, stderr=log, env=env,
             )  # fmt: skip
-        eventually(self.answers, 30, f"agent ready: {self.log.read_text()[-2000:]}")
+        if wait:
+            eventually(self.answers, 30, f"agent ready: {self.log.read_text()[-2000:]}")
 
     def answers(self) -> bool:
         assert self.process is not None
