@@ -1,8 +1,8 @@
 """How often a name is wrong: flows of short-lived pods whose addresses are used again within milliseconds, against the truth.
 
 Two nodes of the test cluster, the agent on one of them: pods of the other are known by address alone. Every pod lives about three
-seconds, is announced up to 0.3 s after its first packet, and its address passes to a pod of another workload 5 to 50 ms after it
-ended; its end is told up to 0.3 s later; one in fifty successors is created before its predecessor ends. Clients dial pods, services
+seconds. 5 to 50 ms after it ended the next pod is bound to its place, of another workload and with its address; 60 to 120 ms after
+that it sends its first packet, and up to 0.3 s after being bound its address is told. An end is told up to 30 ms later; one in fifty successors is created before its predecessor ends. Clients dial pods, services
 (DNAT) and go out through the node's own address (hostNetwork). Each answer says which pod gave it: that is the truth, for both ends
 of what either end's socket reports. `latest owner` is the usual look-up for comparison: who had the address last, as told so far.
 """
@@ -205,7 +205,7 @@ class Run:
         report = self.scratch / f"{pod.name}.json"
         order: dict[str, Any] = {
             "id": slot.base.name, "pod": pod.name, "serves": slot.serves, "cgroup": str(self.found.cgroup / pod.scope),
-            "netns": pod.netns, "seconds": seconds, "report": str(report), "port": 8080,
+            "netns": pod.netns, "seconds": seconds, "report": str(report), "port": 8080, "start": self.chance.uniform(0.06, 0.12),
         }  # fmt: skip
         if not slot.serves:
             alive = [s for s in self.slots if s.serves and s.pod]

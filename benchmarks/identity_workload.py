@@ -96,6 +96,7 @@ def main() -> None:
                 if child == 0:
                     try:
                         enter(order)
+                        time.sleep(order["start"])  # the kubelet's sandbox, the runtime, the program itself
                         (serve if order["serves"] else ask)(order)
                     finally:
                         os._exit(0)

@@ -23,6 +23,8 @@ log = logging.getLogger("sidelight.conntrack")
 NETLINK_NETFILTER = 12
 NFNLGRP_CONNTRACK_NEW = 1
 MAX_TRANSLATIONS = 65536
+BELIEVED_S = 60.0
+"""TCP's TIME_WAIT: for so long no client uses a port again for one destination. Older connections have their service's name."""
 RECEIVE_BYTES = 1 << 20
 _HEADER = struct.Struct("=IHHII")
 
@@ -54,7 +56,7 @@ class Conntrack:
         """`netns`: name or path of a network namespace; empty: this process's. Raises OSError where it cannot be followed."""
         self.lost = 0
         self._caught_up = 0.0
-        self._known: OrderedDict[Tuple, tuple[Address, int]] = OrderedDict()
+        self._known: OrderedDict[Tuple, tuple[Address, float]] = OrderedDict()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._opened = threading.Event()
@@ -71,7 +73,7 @@ class Conntrack:
             if self._caught_up < at:
                 return None
             found = self._known.get((client, client_port, dialled, port))
-        return found[0] if found else None
+        return found[0] if found and abs(at - found[1]) < BELIEVED_S else None
 
     def stop(self) -> None:
         self._stop.set()
@@ -112,6 +114,7 @@ class Conntrack:
         from pyroute2.netlink.nfnetlink.nfctsocket import nfct_msg
 
         found = []
+        now = time.time()
         at = 0
         while at + _HEADER.size <= len(data):
             length = _HEADER.unpack_from(data, at)[0]
@@ -124,7 +127,7 @@ class Conntrack:
             at += (length + 3) & ~3
         with self._lock:
             for connection, backend in found:
-                self._known[connection] = backend
+                self._known[connection] = (backend[0], now)
                 self._known.move_to_end(connection)
             while len(self._known) > MAX_TRANSLATIONS:
                 self._known.popitem(last=False)

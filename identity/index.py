@@ -28,8 +28,8 @@ FOREVER = float("inf")
 _LABEL_SETS = 50_000
 _WAITING = 10_000
 _NETWORKS = 100_000
-WATCH_LAG_S = 0.05
-"""Between something happening in the cluster and our hearing of it."""
+WATCH_LAG_S = 0.02
+"""Our hearing of a pod's binding may be later than the binding by this and by what a kubelet takes to start a sandbox."""
 FRESH_S = 2.0
 """An object this young was created when we heard of it: creationTimestamp has whole seconds. An older one came by a list."""
 SETTLE_S = 2.0
