@@ -9,6 +9,7 @@ import ctypes as ct
 import errno
 import mmap
 import os
+import re
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -124,30 +125,24 @@ def load_storage_btf(value_bytes: int) -> int:
     return fd
 
 
-def load_program(kind: int, attach_type: int, name: str, instructions: bytes) -> tuple[int, str]:
-    """(descriptor, the verifier's log) of a verified program; raises BpfError with the log in `strerror`'s place."""
-    size = 1 << 16
-    while True:
-        log = ct.create_string_buffer(size)
-        options = _ProgramOptions(
-            sz=ct.sizeof(_ProgramOptions),
-            attempts=5,
-            expected_attach_type=attach_type,
-            log_level=4,  # statistics only; a refusal is asked for again with reasons
-            log_size=size,
-            log_buf=ct.cast(log, ct.c_char_p),
-        )
-        fd: int = _libbpf().bpf_prog_load(
-            kind,
-            name[:15].encode(),
-            b"Dual BSD/GPL",
-            instructions,
-            ct.c_size_t(len(instructions) // 8),
-            ct.byref(options),
-        )
-        if fd >= 0:
-            return fd, log.value.decode("utf-8", "replace")
+def load_program(kind: int, attach_type: int, name: str, instructions: bytes) -> tuple[int, int]:
+    """(descriptor, bytes of stack) of a verified program. Raises BpfError."""
+    log = ct.create_string_buffer(1 << 16)
+    options = _ProgramOptions(
+        sz=ct.sizeof(_ProgramOptions),
+        attempts=5,
+        expected_attach_type=attach_type,
+        log_level=4,  # statistics only; a refusal is asked for again with reasons
+        log_size=len(log),
+        log_buf=ct.cast(log, ct.c_char_p),
+    )
+    fd: int = _libbpf().bpf_prog_load(
+        kind, name[:15].encode(), b"Dual BSD/GPL", instructions, ct.c_size_t(len(instructions) // 8), ct.byref(options)
+    )
+    if fd < 0:
         raise _fail(name, fd)
+    depths = re.search(rb"stack depth ([0-9+]+)", log.value)
+    return fd, sum(int(depth) for depth in depths[1].split(b"+")) if depths else 0
 
 
 def verifier_log(kind: int, attach_type: int, name: str, instructions: bytes, lines: int = 20) -> list[str]:

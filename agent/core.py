@@ -251,7 +251,8 @@ class Agent:
                     self._held.append((look_at, deadline, flows))
 
     def drain(self) -> None:
-        """Moves one generation from the kernel to the books."""
+        """Moves one generation from the kernel to the books. Raises SidelightError when the programs have been taken off."""
+        self.source.check_attached()
         generation = self.source.drain()
         with self._lock:
             self.books.book(generation, self.resolver, time.time())

@@ -97,7 +97,9 @@ class LoadReport(msgspec.Struct, frozen=True):
     """fresh: nothing was there; kept: maps went on; restarted: the layout changed, counting starts anew."""
     compiled: bool
     verified: dict[str, int] = {}
-    """Instructions the verifier processed per program."""
+    """Instructions the verifier processed, per program."""
+    stack: dict[str, int] = {}
+    """Bytes of stack, per program; the kernel allows 512."""
     roles: dict[int, int] = {}
     """Roles of the sockets that were there before the programs, by cookie (agent/adopt.py). Asked here: pyroute2 takes 10 MB."""
     error: str = ""
@@ -245,28 +247,29 @@ def _open_or_create_maps(artifact: Artifact, directory: Path, sizes: Sizes) -> t
     return fds, False
 
 
-def _load_programs(artifact: Artifact, fds: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """(descriptors, verified instructions) by program name. Raises VerifierError."""
+def _load_programs(artifact: Artifact, fds: dict[str, int]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """(descriptors, verified instructions, bytes of stack) by program name. Raises VerifierError."""
     loaded: dict[str, int] = {}
     verified: dict[str, int] = {}
+    stack: dict[str, int] = {}
     for program in artifact.programs:
         hook = HOOKS[program.name]
         code = relocate(program, fds)
         try:
-            loaded[program.name], _ = bpf.load_program(hook.program_type, hook.expected, program.name, code)
+            loaded[program.name], stack[program.name] = bpf.load_program(
+                hook.program_type, hook.expected, program.name, code
+            )
         except BpfError as error:
             raise _refusal(program, hook, code, error) from None
         verified[program.name] = bpf.program_info(loaded[program.name]).verified_instructions
-    return loaded, verified
+    return loaded, verified, stack
 
 
 def _refusal(program: ProgramSpec, hook: Hook, code: bytes, error: BpfError) -> SidelightError:
     import errno
 
     if error.errno == errno.EPERM:
-        return UnsupportedFeature(
-            f"not allowed to load BPF programs ({program.name}): run as root, or with CAP_BPF and CAP_NET_ADMIN"
-        )
+        return UnsupportedFeature(f"not allowed to load BPF programs ({program.name}): run as root; docs/privileges.md")
     log = bpf.verifier_log(hook.program_type, hook.expected, program.name, code)
     return VerifierError(program.name, os.strerror(error.errno), log)
 
@@ -317,7 +320,7 @@ def load(request: LoadRequest) -> LoadReport:
     older = [path for path in pins.root.glob("maps-*") if path != directory]
     _check_same_cgroup(pins, cgroup)
     fds, kept = _open_or_create_maps(artifact, directory, request.sizes)
-    programs, verified = _load_programs(artifact, fds)
+    programs, verified, stack = _load_programs(artifact, fds)
     undo = _Undo()
     try:
         if not kept:
@@ -342,7 +345,7 @@ def load(request: LoadRequest) -> LoadReport:
     for path in older:
         shutil.rmtree(path, ignore_errors=True)
     status = "kept" if kept else "restarted" if older else "fresh"
-    return LoadReport(status, compiled, verified)
+    return LoadReport(status, compiled, verified, stack)
 
 
 def _check_same_cgroup(pins: Pins, cgroup: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sidelight.agent import bpf, layout
-from sidelight.agent.errors import BpfError, UnsupportedFeature
+from sidelight.agent.errors import BpfError, SidelightError, UnsupportedFeature
 from sidelight.agent.loader import Pins, Sizes, overflow_key
 
 _ZERO = struct.pack("<I", 0)
@@ -189,6 +189,13 @@ class Source:
                 bpf.update(self._fds["adopted_roles"], struct.pack("<Q", cookie), struct.pack("<B", role))
             except BpfError:
                 return
+
+    def check_attached(self) -> None:
+        """Raises SidelightError when the links' pins are gone: unloaded by somebody, or the BPF file system unmounted."""
+        if not self._programs.parent.joinpath("links", "sock_ops").exists():
+            raise SidelightError(
+                f"the programs are gone from {self._programs.parent}: unloaded or unmounted; restart the agent"
+            )
 
     def costs(self) -> list[ProgramCost]:
         """Of the attached programs; those reached by tail call are part of their callers' figures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import time
@@ -10,7 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import agent_cost, exposition_scale, identity_accuracy, identity_scale, overhead, program_cost
+from benchmarks import (
+    agent_cost,
+    exposition_scale,
+    identity_accuracy,
+    identity_scale,
+    overhead,
+    program_cost,
+    span_cost,
+)
 from sidelight import __version__
 
 BENCHMARKS: dict[str, tuple[Any, Callable[[], Any], Callable[[], Any]]] = {
@@ -19,9 +28,11 @@ BENCHMARKS: dict[str, tuple[Any, Callable[[], Any], Callable[[], Any]]] = {
     "agent_cost": (agent_cost, agent_cost.run, lambda: agent_cost.run(0.5, (0, 1000))),
     "identity_accuracy": (identity_accuracy, identity_accuracy.run, lambda: identity_accuracy.run(2000, 40, 6)),
     "identity_scale": (identity_scale, identity_scale.run, lambda: identity_scale.run((1000,))),
+    "span_cost": (span_cost, span_cost.run, lambda: span_cost.run(2000)),
     "exposition_scale": (exposition_scale, exposition_scale.run, lambda: exposition_scale.run((100,))),
 }
 REPORT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+KEPT = REPORT.with_suffix(".json")
 
 
 def main() -> int:
@@ -37,13 +48,19 @@ def main() -> int:
         print(json.dumps(results, indent=2))
     else:
         print(text(results))
-    if not smoke and set(names) == set(BENCHMARKS):
-        REPORT.write_text(text(results))
+    if not smoke:
+        # each benchmark's last run is kept, so that one can be run again by itself
+        kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        kept |= {
+            name: {"at": time.strftime("%Y-%m-%d"), "machine": machine(), "result": result}
+            for name, result in results.items()
+        }
+        KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+        REPORT.write_text(text({name: kept[name]["result"] for name in BENCHMARKS if name in kept}, kept))
     return 0
 
 
-def text(results: dict[str, Any]) -> str:
-    """Markdown: a section a benchmark, a table a level."""
+def machine() -> str:
     cpu = next(
         (
             line.partition(":")[2].strip()
@@ -52,16 +69,21 @@ def text(results: dict[str, Any]) -> str:
         ),
         "",
     )
+    return f"sidelight {__version__}, kernel {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, {cpu}"
+
+
+def text(results: dict[str, Any], kept: dict[str, Any] | None = None) -> str:
+    """Markdown: a section a benchmark, a table a level."""
     lines = [
         "# Benchmarks",
         "",
         "Written by `make bench`. The machine is shared and noisy: ratios and bpf_stats figures travel, absolute rates do not.",
-        "",
-        f"sidelight {__version__}, kernel {platform.release()}, Python {platform.python_version()}, {cpu}.",
     ]
     for name, result in results.items():
         module = BENCHMARKS[name][0]
         lines += ["", f"## {name}", "", (module.__doc__ or "").strip(), "", f"`python -m benchmarks.report {name}`", ""]
+        if kept:
+            lines += [f"{kept[name]['at']}: {kept[name]['machine']}.", ""]
         rows = {key: value for key, value in result.items() if isinstance(value, dict)}
         for key, value in result.items():
             if not isinstance(value, dict):

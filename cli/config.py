@@ -75,6 +75,8 @@ def _cidr_groups(where: str, value: object) -> dict[str, str]:
 
 
 def _convert(where: str, parameter: click.Option, value: object) -> Any:
+    if value is None:
+        raise ConfigError(f"{where}: has no value")
     try:
         if parameter.multiple:
             if not isinstance(value, list):

@@ -15,8 +15,6 @@ from sidelight.cli.recording import FlowWriter
 from sidelight.cli.selection import Selection
 from sidelight.exporter.proto import observer_pb2
 
-FLUSH_S = 1.0
-
 
 @click.command("record")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -45,20 +43,18 @@ def record_command(
     if seconds:
         request.until.FromNanoseconds(time.time_ns() + int(seconds * 1e9))
     writer = FlowWriter(file)
-    flushed = time.monotonic()
     try:
-        with connect(arguments) as client:
-            for response in client.flows(request):
-                if response.HasField("lost_events") or wanted(response.flow):
-                    writer.add(response)
-                if time.monotonic() - flushed > FLUSH_S:
-                    writer.flush()
-                    flushed = time.monotonic()
-    except KeyboardInterrupt:
-        click.echo("", err=True)
+        try:
+            with connect(arguments) as client:
+                for response in client.flows(request):
+                    if response.HasField("lost_events") or wanted(response.flow):
+                        writer.add(response)
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+        finally:
+            writer.close()
     except OSError as error:
         raise SidelightError(
             f"cannot write {file}: {error.strerror or error}; {writer.written} flows are safe"
         ) from None
-    writer.close()
     click.echo(f"{writer.written} flows in {file}", err=True)

@@ -6,8 +6,10 @@ varint of its length. A reader stops at the first block that is not whole, and s
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from sidelight.exporter.proto import observer_pb2
 
 MAGIC = b"SIDELIGHT FLOWS 1\n"
 BLOCK_FLOWS = 500
+FLUSH_S = 1.0
 MAX_BLOCK_BYTES = 64 << 20
 
 
@@ -40,27 +43,53 @@ class FlowWriter:
                     raise ConfigError(f"{path} is not a recording of Sidelight: not appending to it")
             _cut_broken_end(path)
         self._pending: list[bytes] = []
+        self._lock = threading.RLock()
+        self._closed = threading.Event()
+        self._failed: OSError | None = None
         self.written = 0
+        threading.Thread(target=self._flush_now_and_then, name="record", daemon=True).start()
 
     def add(self, response: observer_pb2.GetFlowsResponse) -> None:
-        self._pending.append(response.SerializeToString())
-        if len(self._pending) >= BLOCK_FLOWS:
-            self.flush()
+        with self._lock:
+            if self._failed:
+                raise self._failed
+            self._pending.append(response.SerializeToString())
+            if len(self._pending) >= BLOCK_FLOWS:
+                self.flush()
+
+    def _flush_now_and_then(self) -> None:
+        """Flows may stop coming: what came is on the disk within a second all the same."""
+        while not self._closed.wait(FLUSH_S):
+            try:
+                self.flush()
+            except OSError as error:
+                self._failed = error
+                return
 
     def flush(self) -> None:
         """Ends the block: what is in it survives."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         if not self._pending:
             return
         body = zlib.compress(b"".join(_VarintBytes(len(item)) + item for item in self._pending), 3)
         block = struct.pack("<II", len(body), zlib.crc32(body)) + body
         if os.write(self._file, block) != len(block):
-            raise OSError("the disk is full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.written += len(self._pending)
         self._pending.clear()
 
     def close(self) -> None:
-        self.flush()
-        os.close(self._file)
+        """Writes what is left. Raises OSError."""
+        self._closed.set()
+        try:
+            if self._failed:
+                raise self._failed
+            self.flush()
+        finally:
+            os.close(self._file)
 
 
 def _whole_blocks(raw: bytes) -> Iterator[tuple[int, bytes]]:

@@ -147,6 +147,7 @@ def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, An
     several = len(arguments.get("servers") or ()) > 1 or bool(arguments.get("kube_context"))
     wanted = selection.local()
     counts: Counter[str] = Counter()
+    interrupted = False
     try:
         for response in responses:
             if response.HasField("lost_events"):
@@ -164,8 +165,9 @@ def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, An
             if arguments.get("count") and counts["shown"] >= arguments["count"]:
                 break
     except KeyboardInterrupt:
+        interrupted = True
         click.echo("", err=True)
-    if terminal or counts["lost"]:
+    if terminal or interrupted or counts["lost"]:
         click.echo(summary(counts), err=True)
 
 

@@ -329,7 +329,9 @@ class Index:
         """The time before which a pod cannot have used an address: when it was created, or bound to its node."""
         if before and before.identity.node:
             return before.born
-        created = _timestamp(pod.metadata.creation_timestamp) or at
+        created = min(
+            at, _timestamp(pod.metadata.creation_timestamp) or at
+        )  # never in our future, whatever its clock says
         return max(created, at - WATCH_LAG_S) if before or at - created < FRESH_S else min(at, created)
 
     @staticmethod
@@ -355,7 +357,7 @@ class Index:
                 # between `born` and the end of the other, as far as that is known, it may have been either's
                 since = max(since, min(claim.until, at))
                 claim.until = max(born, claim.since)
-                self._tombstones.append((claim.until + self.tombstone_s, address))
+                self._tombstones.append((at + self.tombstone_s, address))
         added = [Claim(since, FOREVER, owner, ending)]
         if since > born:
             added.append(Claim(born, since, CONTESTED))

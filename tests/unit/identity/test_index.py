@@ -214,3 +214,13 @@ def test_any_json_is_an_object_or_a_decode_error(document: Any, kind: type[Any])
     index = Index()
     index.put(names[kind], item, 1.0)
     index.remove(names[kind], item.metadata.uid, 2.0)
+
+
+def test_a_creation_time_in_the_future_keeps_nothing_for_ever() -> None:
+    """Found by tests/fuzz: tombstones of its address stood before all others and were never reached."""
+    index = Index(tombstone_s=10)
+    for number in range(5):
+        index.put("pods", pod(f"p{number}", ["10.0.0.1"], created="2999-01-01T00:00:00Z"), float(number))
+    assert name_at(index, "10.0.0.1", 4.5) == "p4"
+    index.put("pods", pod("other", ["10.0.0.2"]), 100.0)
+    assert index.counts()["tombstones"] == 0
