@@ -2,39 +2,53 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 VENV := .venv/.installed
-# servers are installed, not started: the tests start their own
-APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables clang-format libcap2-bin util-linux procps nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev mmdebstrap python3-seccomp
+VENV_TEST := .venv/.installed-test
+# servers are installed, not started: the demo and the tests start their own
+APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables util-linux procps
+# the chart's renderer (Go with Sprig), a browser for the map page, Prometheus, the image's root file system, seccomp's compiler
+APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev mmdebstrap python3-seccomp git
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 
-.PHONY: help install wheel image lock demo test check bench bench-smoke docs proto format clean
+.PHONY: help install install-test wheel image lock demo test check bench bench-smoke docs proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(VENV) ## install what is missing: Debian packages, the venv, bpffs
+install: $(VENV) ## what the demo and the agent need: Debian packages, the venv, bpffs
 	@mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf || true
+
+# $(call apt,PACKAGES): installs those that are missing, and lets none start a service
+define apt
+missing=""; for package in $(1); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
+if command -v node >/dev/null; then missing="$${missing// nodejs/}"; fi; \
+if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+  made=""; if [ ! -e /usr/sbin/policy-rc.d ]; then printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1; fi; \
+  apt-get update -q >/tmp/sidelight-apt.log 2>&1 && apt-get install -y -q --no-install-recommends $$missing >>/tmp/sidelight-apt.log 2>&1; done=$$?; \
+  if [ -n "$$made" ]; then rm -f /usr/sbin/policy-rc.d; fi; \
+  if [ $$done != 0 ]; then tail -20 /tmp/sidelight-apt.log; exit 1; fi; fi
+endef
 
 $(VENV): pyproject.toml Makefile
 	@if [ "$$(id -u)" != 0 ]; then echo "make: run as root: the programs need it, and apt-get too"; exit 1; fi
-	@missing=""; for package in $(APT); do dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; done; \
-	if command -v node >/dev/null; then missing="$${missing// nodejs/}"; fi; \
-	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
-	  made=""; if [ ! -e /usr/sbin/policy-rc.d ]; then printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; made=1; fi; \
-	  apt-get update -q >/tmp/sidelight-apt.log 2>&1 && apt-get install -y -q --no-install-recommends $$missing >>/tmp/sidelight-apt.log 2>&1; done=$$?; \
-	  if [ -n "$$made" ]; then rm -f /usr/sbin/policy-rc.d; fi; \
-	  if [ $$done != 0 ]; then tail -20 /tmp/sidelight-apt.log; exit 1; fi; fi
+	@$(call apt,$(APT))
 	@test -x .venv/bin/python || /usr/bin/python3 -m venv --system-site-packages .venv
 	@.venv/bin/pip install -q --disable-pip-version-check -e '.[dev]' 2> >(grep -v 'WARNING: Location' >&2)
 	@touch $(VENV)
 
+install-test: install $(VENV_TEST) ## what the tests and checks need besides
+
+$(VENV_TEST): $(VENV)
+	@$(call apt,$(APT_TEST))
+	@touch $(VENV_TEST)
+
 demo: install ## see it work: real servers and clients, named flows, both sides' counts
 	@.venv/bin/sidelight demo
 
-test: install ## every test, the kernel's included
+test: install-test ## every test, the kernel's included
 	@.venv/bin/python -m pytest tests
 
-check: install ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
+check: install-test ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy -p sidelight
@@ -44,24 +58,24 @@ check: install ## ruff, mypy --strict, import-linter, clang-format, generated fi
 	$(PYTHON) -m tests.generated --check
 	$(PYTHON) -m pytest tests/unit/agent/test_layout.py
 
-docs: install ## write the generated files: docs/metrics.md, dashboards, manifests, the layout golden
+docs: install-test ## write the generated files: docs/metrics.md, dashboards, manifests, the layout golden
 	$(PYTHON) -m tests.generated
 
 proto: install ## generate the Python code of the .proto files
 	$(PYTHON) exporter/proto/generate.py
 
-format: install ## format Python and C
+format: install-test ## format Python and C
 	.venv/bin/ruff check --fix-only -q .
 	.venv/bin/ruff format -q .
 	clang-format -i bpf/*.c bpf/*.h
 
-bench: install ## the report: docs/benchmarks.md, about twenty minutes
+bench: install-test ## the report: docs/benchmarks.md, about twenty minutes
 	$(PYTHON) -m benchmarks.report
 
-bench-smoke: install ## every benchmark, tiny: that they run, not what they say
+bench-smoke: install-test ## every benchmark, tiny: that they run, not what they say
 	$(PYTHON) -m benchmarks.report --smoke
 
-wheel: install ## dist/*.whl, the same bytes every time, and dist/programs.msgpack
+wheel: install-test ## dist/*.whl, the same bytes every time, and dist/programs.msgpack
 	@rm -rf dist build && mkdir dist
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) .venv/bin/pip wheel -q --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 	.venv/bin/sidelight compile -o dist/programs.msgpack

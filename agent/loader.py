@@ -159,6 +159,9 @@ def check_capabilities() -> None:
         ),
         0,
     )
+    if os.geteuid() != 0 and not any(effective >> number & 1 for number in CAPABILITIES):
+        names = ", ".join(name for name, _ in CAPABILITIES.values())
+        raise UnsupportedFeature(f"not root: run with sudo, or give it {names}")
     for number, (name, purpose) in CAPABILITIES.items():
         stands_in = number != 12 and effective >> CAP_SYS_ADMIN & 1
         if not (effective >> number & 1 or stands_in):

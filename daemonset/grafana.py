@@ -117,7 +117,7 @@ MAP = (
            Query(share(f"{SERVER}_count", INSIDE, FAILED, f"{FROM}, {WHO}"), "failed", True),
            Query(quantile(0.99, SERVER, INSIDE, f"{FROM}, {WHO}"), "p99", True)), "short", "table", 24),
 )  # fmt: skip
-_SENT = total("sidelight_tcp_segments_total", f'{INSIDE}, direction="sent"', WHO)
+_SENT = total("sidelight_tcp_segments_total", f'{INSIDE}, direction="transmit"', WHO)
 TCP = (
     Panel("Failed attempts", "Connection attempts that came to nothing, by why: refused, timed out, unreachable, reset.",
           (Query(total("sidelight_tcp_connections_failed_total", 'reporter="source", source_cluster=~"$cluster", source_workload_namespace=~"$namespace"', f"{FROM}, {WHO}, reason"), "{{source_workload}} to {{destination_workload}} {{reason}}"),), "cps"),

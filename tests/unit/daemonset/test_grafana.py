@@ -19,6 +19,7 @@ NAME = re.compile(r"\b((?:http|sidelight|dns|istio|traces|hubble)_[a-z0-9_]+)\b"
 LABEL = re.compile(r"([a-zA-Z_]+)\s*(?:=~|!~|!=|=)\s*\"")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 SCRAPED = {"instance", "job", "le"}
+VALUES = {"direction": {"transmit", "receive"}, "reporter": {"source", "destination"}}
 LABELS = {label for metric in CATALOG for label in metric.labels}
 
 
@@ -41,6 +42,9 @@ def test_a_query_asks_for_what_there_is(where: str, expr: str) -> None:
         metric = BY_NAME[metric_of(name)]
         for label in LABEL.findall(labels):
             assert label in metric.labels or label in SCRAPED, f"{where}: {name} has no {label}"
+        for label, known in VALUES.items():
+            for value in re.findall(rf'\b{label}="([^"]*)"', labels):
+                assert value in known, f"{where}: {label} is never {value!r}"
     for name in NAME.findall(re.sub(r'"[^"]*"', "", recorded)):
         assert metric_of(name) in BY_NAME or name in LABELS, f"{where}: no metric or label {name}"
     for by in re.findall(r"by \(([^)]*)\)", recorded):
