@@ -31,7 +31,7 @@ def run(pods: tuple[int, ...] = (1000, 10_000, 100_000)) -> dict[str, Any]:
             **json.loads(done.stdout),
             **{f"agent_{name}": value for name, value in agent.items()},
         }
-    found["agent without pods"] = whole_agent(0)
+    found["none"] = {f"agent_{name}": value for name, value in whole_agent(0).items()}
     return found
 
 

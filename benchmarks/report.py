@@ -90,7 +90,7 @@ def text(results: dict[str, Any], kept: dict[str, Any] | None = None) -> str:
                 lines += [f"{key.replace('_', ' ')}: {value}", ""]
         columns = [c for c in next(iter(rows.values()), {}) if not isinstance(next(iter(rows.values()))[c], dict)]
         lines += ["| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---|" + "---|" * len(columns)]
-        lines += [f"| {key} | " + " | ".join(str(row[c]) for c in columns) + " |" for key, row in rows.items()]
+        lines += [f"| {key} | " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for key, row in rows.items()]
         for key, row in rows.items():
             for hook, cost in row.get("by_hook", {}).items():
                 lines.append(f"\n{key}, {hook}: {cost['ns_a_run']} ns a run, {cost['runs']} runs")
