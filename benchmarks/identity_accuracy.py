@@ -4,7 +4,7 @@ Two nodes of the test cluster, the agent on one of them: pods of the other are k
 seconds. 5 to 50 ms after it ended the next pod is bound to its place, of another workload and with its address; 60 to 120 ms after
 that it sends its first packet, and up to 0.3 s after being bound its address is told. An end is told up to 30 ms later; one in fifty successors is created before its predecessor ends. Clients dial pods, services
 (DNAT) and go out through the node's own address (hostNetwork). Each answer says which pod gave it: that is the truth, for both ends
-of what either end's socket reports. `latest owner` is the usual look-up for comparison: who had the address last, as told so far.
+of what either end's socket reports. `latest owner` is the usual look-up for comparison: who had the address last, as told so far. Connection tracking is off, as by default.
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ class Run:
             cgroup=self.found.cgroup / "node-1", cgroup_root=cgroup2_root(), instance=f"accuracy-{self.found.tag}", keep_state=False,
             sizes=Sizes(ring_bytes=16 << 20), ring_bytes=512 << 20, kubernetes=True, node="node-1", cluster="bench",
             capture=CaptureSettings(ordinary_rate=10**6, priority_rate=10**6, connection_rate=0, payload_rate=0),
-            conntrack=self.found.nodes[0].netns,
         )  # fmt: skip
         index = KubernetesIndex.connect(kubeconfig=str(self.found.api.kubeconfig()), node="node-1", cluster="bench")
         agent = Agent(settings, index)

@@ -24,8 +24,9 @@ NETLINK_NETFILTER = 12
 NFNLGRP_CONNTRACK_NEW = 1
 MAX_TRANSLATIONS = 65536
 BELIEVED_S = 2.0
-"""A port is used again at once when the server closed first, and not every such translation is told (the old entry is still in
-TIME_WAIT): a connection's first seconds have its backend's name, later ones the service's. Sixty seconds gave 15 wrong in 244,000."""
+"""A port is used again at once when the server closed first, and not every such translation is told (the old entry is still
+in TIME_WAIT): a connection's first seconds have its backend's name, later ones the service's. Sixty seconds gave 15 wrong names
+in 244,000, two 1."""
 RECEIVE_BYTES = 1 << 20
 _HEADER = struct.Struct("=IHHII")
 
