@@ -110,7 +110,8 @@ class Agent:
             self.load = run_loader(
                 LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
             )
-            self.source = Source(Pins.of(settings.instance, settings.bpffs), settings.sizes)
+            self._pins = Pins.of(settings.instance, settings.bpffs)
+            self.source = Source(self._pins, settings.sizes)
         except SidelightError:
             self._state.release()
             raise
@@ -159,7 +160,7 @@ class Agent:
 
     def _inherit(self, journal: Path) -> None:
         """The predecessor's totals: its journal where that is still there, else what it left beside the maps."""
-        left = handover.take(Pins.of(self.settings.instance, self.settings.bpffs).handover)
+        left = handover.take(self._pins.handover)
         if self.load.status != "kept":
             journal.unlink(missing_ok=True)  # fresh maps count generations from zero again
         elif left is not None and not journal.exists():
@@ -170,9 +171,7 @@ class Agent:
             return
         try:
             self.books.compact()
-            handover.give(
-                self._state.journal.read_bytes(), Pins.of(self.settings.instance, self.settings.bpffs).handover
-            )
+            handover.give(self._state.journal.read_bytes(), self._pins.handover)
         except (SidelightError, OSError) as error:
             log.warning("totals are not left for the next agent: %s", error)
 

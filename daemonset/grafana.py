@@ -51,8 +51,11 @@ def total(metric: str, labels: str, by: str) -> str:
 
 def share(metric: str, labels: str, bad: str, by: str) -> str:
     """Of each group, the share with the labels `bad`; groups without any are 0, not absent."""
-    every = total(metric, labels, by)
-    return f"({total(metric, f'{labels}, {bad}', by)} or {every} * 0) / ({every} > 0)"
+    return ratio(total(metric, f"{labels}, {bad}", by), total(metric, labels, by))
+
+
+def ratio(part: str, whole: str) -> str:
+    return f"({part} or {whole} * 0) / ({whole} > 0)"
 
 
 def quantile(q: float, histogram: str, labels: str, by: str) -> str:
@@ -122,11 +125,11 @@ TCP = (
     Panel("Failed attempts", "Connection attempts that came to nothing, by why: refused, timed out, unreachable, reset.",
           (Query(total("sidelight_tcp_connections_failed_total", 'reporter="source", source_cluster=~"$cluster", source_workload_namespace=~"$namespace"', f"{FROM}, {WHO}, reason"), "{{source_workload}} to {{destination_workload}} {{reason}}"),), "cps"),
     Panel("Failed share of attempts", "Of the attempts of each workload, the share that failed.",
-          (Query(f"({total('sidelight_tcp_connections_failed_total', WORKLOAD_OUT, FROM)} or {total('sidelight_tcp_connection_attempts_total', WORKLOAD_OUT, FROM)} * 0) / ({total('sidelight_tcp_connection_attempts_total', WORKLOAD_OUT, FROM)} > 0)", "{{source_workload_namespace}}/{{source_workload}}"),), "percentunit"),
+          (Query(ratio(total("sidelight_tcp_connections_failed_total", WORKLOAD_OUT, FROM), total("sidelight_tcp_connection_attempts_total", WORKLOAD_OUT, FROM)), "{{source_workload_namespace}}/{{source_workload}}"),), "percentunit"),
     Panel("How connections end", "By how and by whose doing: fin is orderly, rst is a reset.",
           (Query(total("sidelight_tcp_connections_closed_total", f'reporter="destination", {INSIDE}', "reason"), "{{reason}}"),), "cps"),
     Panel("Retransmitted share", "Of the segments each end sent, the share that was sent again.",
-          (Query(f"({total('sidelight_tcp_retransmits_total', INSIDE, WHO)} or {_SENT} * 0) / ({_SENT} > 0)", "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
+          (Query(ratio(total("sidelight_tcp_retransmits_total", INSIDE, WHO), _SENT), "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
     Panel("Round-trip time", "Smoothed round-trip time of the connections, median and 99th percentile, by serving workload.",
           (Query(quantile(0.5, "sidelight_tcp_rtt_seconds", INSIDE, WHO), "{{destination_workload}} median"), Query(quantile(0.99, "sidelight_tcp_rtt_seconds", INSIDE, WHO), "{{destination_workload}} p99")), "s"),
     Panel("Time to connect", "From a client's SYN to the connection established, 99th percentile.",

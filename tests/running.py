@@ -106,6 +106,11 @@ class Running:
         self.log.unlink(missing_ok=True)
 
 
+def flows_of(agent: Running, *arguments: str) -> list[dict[str, Any]]:
+    said = agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json", *arguments).stdout
+    return [json.loads(line)["flow"] for line in said.splitlines()]
+
+
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[Running]:
     found = Running(*arguments)

@@ -6,10 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from tests.observed import Namespaces, eventually, run
-from tests.running import Running, running
+from tests.running import flows_of, running
 
 DNS_SERVER = """
 import socket, sys
@@ -122,11 +121,6 @@ class R(BaseResolver):
 DNSServer(R(), address=sys.argv[1], port=53, tcp=True).start_thread()
 time.sleep(60)
 """
-
-
-def flows_of(agent: Running, *arguments: str) -> list[dict[str, Any]]:
-    said = agent.cli("tail", "--since", "1m", "--no-follow", "-o", "json", *arguments).stdout
-    return [json.loads(line)["flow"] for line in said.splitlines()]
 
 
 def test_server_names_of_tls_whole_and_split(veth: Namespaces) -> None:

@@ -8,7 +8,6 @@ import resource
 import signal
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from sidelight.agent import bpf, layout
 from sidelight.agent.loader import DEFAULT_BPFFS
-from tests.end_to_end.test_servers import nginx, served, stub_status, wrk
+from tests.end_to_end.test_servers import nginx, saturated, served, wrk
 from tests.observed import eventually
 from tests.running import Running, running
 
@@ -74,28 +73,13 @@ def test_counters_are_exact_and_losses_counted(fault: str, tmp_path: Path) -> No
     inflict, arguments = FAULTS[fault]
     with running(*arguments) as agent:
         port = nginx(agent.processes, tmp_path)
-        done = threading.Event()
-
-        def load() -> None:
-            while not done.is_set():
-                wrk(agent, 2, f"http://127.0.0.1:{port}/static")
-                wrk(agent, 1, f"http://127.0.0.1:{port}/static", "-H", "Connection: close")
-
-        thread = threading.Thread(target=load)
-        thread.start()
-        try:
+        with saturated(agent, port, 2):
             inflict(agent)
-        finally:
-            done.set()
-            thread.join()
-        eventually(agent.answers, 30)
-        theirs = stub_status(port)
-        eventually(lambda: served(agent, "destination") >= theirs, 15, f"{theirs} requests")
-        assert served(agent, "destination") == theirs
+        theirs = served(agent, "destination")
         audit = agent.audit()
         assert audit["holds"], audit
         ring = agent.total("sidelight_lost_total", reason="event_ring_full")
-        print(f"\n{fault}: {theirs} requests, events lost to a full ring {ring:.0f}, suppressed {agent.total('sidelight_lost_total', reason='event_suppressed'):.0f}")  # fmt: skip
+        print(f"\n{fault}: {theirs:.0f} requests, events lost to a full ring {ring:.0f}, suppressed {agent.total('sidelight_lost_total', reason='event_suppressed'):.0f}")  # fmt: skip
         if fault == "a ring of one page":
             assert ring > 0
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cluster.cluster import CGROUP_SHAPES, SHOP_SERVER, Cluster, Pod, cluster, shop
 from tests.observed import eventually, run
-from tests.running import Running
+from tests.running import Running, flows_of
 
 
 def ask(found: Cluster, source: Pod, target: str, times: int) -> None:
@@ -89,11 +88,6 @@ def test_a_pod_named_late_and_an_absent_api_server(place: tuple[Running, Cluster
     unknown = agent.total("http_client_request_duration_seconds_count", source_workload="unknown")
     assert unknown == 0
     assert agent.audit()["holds"]
-
-
-def flows_of(agent: Running, *arguments: str) -> list[dict[str, Any]]:
-    said = agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json", *arguments).stdout
-    return [json.loads(line)["flow"] for line in said.splitlines()]
 
 
 def test_every_shape_of_cgroup_names_its_pod_and_container(place: tuple[Running, Cluster]) -> None:

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 from sidelight.agent.loader import DEFAULT_BPFFS
-from tests.end_to_end.test_servers import nginx, served, stub_status, wrk
-from tests.observed import eventually
+from tests.end_to_end.test_servers import agrees, nginx, saturated, served, stub_status, wrk
 from tests.running import Running, running
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,28 +22,13 @@ def test_fifty_kills_under_load_lose_nothing(tmp_path: Path) -> None:
     chance = random.Random(7)
     with running() as agent:
         port = nginx(agent.processes, tmp_path)
-        done = threading.Event()
-
-        def load() -> None:
-            while not done.is_set():
-                wrk(agent, 3, f"http://127.0.0.1:{port}/static")
-                wrk(agent, 1, f"http://127.0.0.1:{port}/static", "-H", "Connection: close")
-
-        thread = threading.Thread(target=load)
-        thread.start()
-        try:
+        with saturated(agent, port, 3):
             for _ in range(KILLS):
                 time.sleep(chance.uniform(0.0, 0.6))
                 agent.kill(9)
                 # half of the time it is killed again while it starts
                 agent.start(wait=chance.random() < 0.5)
-        finally:
-            done.set()
-            thread.join()
-        eventually(agent.answers, 30)
-        theirs = stub_status(port)
-        eventually(lambda: served(agent, "destination") >= theirs, 15, f"{theirs} requests")
-        assert served(agent, "destination") == theirs and theirs > 100_000
+        assert served(agent, "destination") > 100_000
         assert agent.audit()["holds"]
         pins = DEFAULT_BPFFS / "sidelight" / agent.instance
         assert {path.name.partition("-")[0] for path in pins.iterdir()} == {"cgroup", "links", "maps", "programs"}
@@ -92,8 +76,7 @@ def test_upgrade_under_load_and_back(tmp_path: Path) -> None:
             f"\nsame layout: {same}; seconds without an agent: {', '.join(f'{gap:.2f}' for gap in gaps)}; {theirs} requests"
         )
         if same:
-            eventually(lambda: served(agent, "destination") >= theirs, 15, f"{theirs} requests")
-            assert served(agent, "destination") == theirs
+            agrees(agent, port)
         else:
             # counting starts anew with another layout, and is said to
             assert "the layout of the kernel's maps changed" in agent.log.read_text()

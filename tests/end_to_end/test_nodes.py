@@ -14,9 +14,9 @@ import pytest
 from sidelight.cli.demo import free_port
 from sidelight.exporter.proto import peer_pb2, peer_pb2_grpc
 from tests.cluster.cluster import OUTSIDE, SHOP_SERVER, Cluster, cluster
-from tests.end_to_end.test_kubernetes import ask, flows_of, listening
+from tests.end_to_end.test_kubernetes import ask, listening
 from tests.observed import eventually
-from tests.running import Running
+from tests.running import Running, flows_of
 
 Nodes = tuple[Running, Running, Cluster]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +96,35 @@ def steady(agent: Running) -> None:
     eventually(still, 20, "the server is done")
 
 
+@contextlib.contextmanager
+def saturated(agent: Running, port: int, seconds: int) -> Iterator[None]:
+    """wrk all the time, on connections that stay (`seconds` each turn) and on new ones; at the end nginx's own count must be ours."""
+    done = threading.Event()
+
+    def load() -> None:
+        while not done.is_set():
+            wrk(agent, seconds, f"http://127.0.0.1:{port}/static")
+            wrk(agent, 1, f"http://127.0.0.1:{port}/static", "-H", "Connection: close")
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    eventually(agent.answers, 30)
+    agrees(agent, port)
+
+
+def agrees(agent: Running, port: int) -> int:
+    """nginx's count, which is ours too."""
+    theirs = stub_status(port)
+    eventually(lambda: served(agent, "destination") >= theirs, 15, f"{theirs} requests")
+    assert served(agent, "destination") == theirs
+    return theirs
+
+
 def test_nginx_at_saturation_and_over_kill_nine(tmp_path: Path) -> None:
     with running() as agent:
         port = nginx(agent.processes, tmp_path)
@@ -102,8 +134,6 @@ def test_nginx_at_saturation_and_over_kill_nine(tmp_path: Path) -> None:
         wrk(agent, 2, f"{base}/static", "-H", "Connection: close")
         wrk(agent, 2, f"{base}/files/large")
         # kill -9 in the middle of the load, twice; the kernel goes on counting
-        import threading
-
         load = threading.Thread(target=wrk, args=(agent, 5, f"{base}/static"))
         load.start()
         for _ in range(2):

@@ -54,13 +54,10 @@ def objects(text: str) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(text) if document]
 
 
-PLAIN = {"metrics": {"podMonitor": {"enabled": False}}}
-
-
 def manifests() -> str:
     """daemonset/manifests.yaml: the chart with its defaults, for those without Helm."""
     head = (
         "# Sidelight without Helm: the chart with its default values. Made by `make docs`; change the chart, not this file.\n"
         "#   kubectl apply -f manifests.yaml\n"
     )
-    return head + render(PLAIN).replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
+    return head + render().replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
