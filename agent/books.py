@@ -158,15 +158,18 @@ class Books:
             return
         names: dict[bytes, EdgeKey] = {}
         edge_rows = self._edge_rows(generation.edge_keys, generation.edge_values, resolver, at, names)
-        latency_rows = self._latency_rows(generation.latency_keys, resolver, at, names)
+        latency_rows, their_edges = self._latency_rows(generation.latency_keys, resolver, at, names)
+        indexes, carried = generation.carried()
+        edge_rows = np.concatenate([edge_rows, their_edges[indexes]])
+        edge_values = np.concatenate([generation.edge_values, carried])
         latency_values = np.zeros(len(latency_rows), LATENCY_TOTALS)
         for name in LATENCY_TOTALS.names or ():
             latency_values[name] = generation.latency_values[name]
-        self.edges.add(edge_rows, generation.edge_values, at)
+        self.edges.add(edge_rows, edge_values, at)
         self.latencies.add(latency_rows, latency_values, at)
         self.last_generation = generation.number
         renames = self._resolve_pending(resolver, at)
-        self._append(generation.number, at, edge_rows, generation.edge_values, latency_rows, latency_values, renames)
+        self._append(generation.number, at, edge_rows, edge_values, latency_rows, latency_values, renames)
 
     def _edge_rows(
         self, keys: np.ndarray, values: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
@@ -181,14 +184,17 @@ class Books:
             len(keys),
         )
 
-    def _latency_rows(self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]) -> np.ndarray:
-        rows = np.zeros(len(keys), np.uint32)
+    def _latency_rows(
+        self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(rows of the latencies, rows of their edges)."""
+        rows, edges = np.zeros(len(keys), np.uint32), np.zeros(len(keys), np.uint32)
         for index, key in enumerate(keys):
             edge = _edge_key(key["edge"], resolver, at, names, 0)
-            self.edges.row(edge, at)  # the journal names edges by their row
+            edges[index] = self.edges.row(edge, at)  # the journal names edges by their row
             found = LatencyKey(edge, int(key["protocol"]), int(key["method"]), int(key["status"]))
             rows[index] = self.latencies.row(found, at)
-        return rows
+        return rows, edges
 
     # -- pods that are named late --------------------------------------------------------------------------------
 

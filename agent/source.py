@@ -27,6 +27,8 @@ from sidelight.agent.errors import BpfError, SidelightError, UnsupportedFeature
 from sidelight.agent.loader import Pins, Sizes, overflow_key
 
 _ZERO = struct.pack("<I", 0)
+CARRIED = ("rx_bytes", "rx_body_bytes", "tx_bytes", "tx_body_bytes")
+"""Fields of struct latency_value that are added to the edge's of the same name."""
 RING_BUSY, RING_DISCARD, RING_HEADER = 1 << 31, 1 << 30, 8
 
 
@@ -39,6 +41,17 @@ class Generation:
     edge_values: np.ndarray
     latency_keys: np.ndarray
     latency_values: np.ndarray
+
+    def carried(self) -> tuple[np.ndarray, np.ndarray]:
+        """(indexes of latencies, edge values): the bytes that were booked with latencies and belong to their edges."""
+        with_bytes = np.zeros(len(self.latency_values), bool)
+        for name in CARRIED:
+            with_bytes |= self.latency_values[name] != 0
+        indexes = np.flatnonzero(with_bytes)
+        values = np.zeros(len(indexes), layout.EDGE_VALUE)
+        for name in CARRIED:
+            values[name] = self.latency_values[name][indexes]
+        return indexes, values
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,9 @@ struct direction {
 	u8 packets;
 	u16 pad;
 	u64 bytes;   /* of the stream: each byte once */
-	u64 flushed; /* of them already in the edge */
-	u64 apart[5];
+	u64 flushed; /* of them already in the edge, by this direction's runs */
+	u64 carried; /* of them left to the response's runs: a small request needs no look-up of its own */
+	u64 apart[4];
 };
 
 struct connection {
@@ -61,6 +62,9 @@ struct connection {
 	/* written with every segment received, on one CPU, or sent, perhaps on another: a cache line apart */
 	struct direction dir[2];
 	u64 rtt_sampled_jiffies;
+	u64 counted_jiffies; /* when the socket's counters were last read */
+	u8 retransmitted;    /* since then */
+	u8 pad2[3];
 	u32 tx_segments_flushed, rx_segments_flushed, retransmits_flushed;
 };
 
@@ -111,7 +115,8 @@ struct http_stream {
 	u8 request;  /* this is the direction of requests */
 	/* Where the scan of this step has found values, in the window; 0: nowhere. */
 	u16 length_at, host_at, trace_at, coding_end;
-	u16 line_end, pad2[3];
+	u16 line_end, text_length;
+	u32 text_number; /* 1 + index of the request whose head the window holds from its first byte; 0: none */
 };
 
 struct http_request {
@@ -125,8 +130,8 @@ struct http_request {
 #define REQUEST_HEAD_COMPLETE 1
 #define REQUEST_TRACE_SAMPLED 2 /* its traceparent says so */
 
+/* The start of a request head that did not fit into one window: most do, and are never copied. */
 struct http_text {
-	u32 number; /* of the request, 1 + its index */
 	u16 length;
 	u8 truncated, pad;
 	u8 text[TEXT_BYTES];
@@ -134,19 +139,26 @@ struct http_text {
 	u8 traceparent[TRACEPARENT_BYTES];
 };
 
-#define HTTP_TEXTS 2 /* a deeper pipeline's requests have no text in their events */
-
+/* Each side's fields stand apart: see struct edge_value. Below 2 KB with the kernel's own header, which is what it allocates. */
 struct http_connection {
 	struct http_stream streams[2]; /* RX, TX */
+	/* written by the request side */
+	u32 head;		     /* requests pushed */
+	u32 untimed_head;	     /* beyond HTTP_PIPELINE */
+	u32 tail_seen, untimed_seen; /* the response side's, when last looked at */
 	struct http_request requests[HTTP_PIPELINE];
-	struct http_text texts[HTTP_TEXTS];
-	u32 head;			/* requests pushed; written by the request side */
-	u32 tail;			/* requests answered; written by the response side */
-	u32 untimed_head, untimed_tail; /* the same beyond HTTP_PIPELINE */
+	u32 text_kept; /* 1 + index of the request that the socket's http_text is of; a pipeline's later ones have none */
+	u32 pad2;
+	/* seldom written */
 	u8 confirmed;
 	u8 opaque; /* upgraded or tunnelled */
 	u8 tunnel_refused;
 	u8 pad;
+	/* written by the response side */
+	u32 apart[16];
+	u32 tail; /* requests answered */
+	u32 untimed_tail;
+	u64 carried; /* of the other direction's direction.carried, already booked */
 };
 
 /* Segments met before the bytes in front of them. */
@@ -184,11 +196,15 @@ struct dns_socket {
 	u32 pad;
 };
 
-struct handshake_key {
-	u32 sequence;
-	u16 client_port;
-	u8 from; /* enum role of the sender */
-	u8 pad;
+/*
+ * An entry of a direct-mapped table: the newest one of its place stays. Writers do not wait for each other: `check` is the
+ * exclusive or of the other two, so that a mixture of two entries is none.
+ */
+#define HANDSHAKES 16384
+struct handshake {
+	u64 key; /* sequence << 32 | client's port << 16 | enum role of the sender */
+	u64 cgroup_id;
+	u64 check;
 };
 
 struct handoff {

@@ -33,6 +33,7 @@
 	X(lost_edge_no_map, LOST, "updates without a map to go to")                                                    \
 	X(lost_connection_storage, LOST, "connections without state: out of memory")                                   \
 	X(lost_http_storage, LOST, "HTTP connections without state: out of memory")                                    \
+	X(lost_http_text, LOST, "request heads without text in their event: out of memory")                            \
 	X(lost_reorder_storage, LOST, "reordered segments not kept: out of memory")                                    \
 	X(lost_header_read, LOST, "packets whose IP or TCP header could not be read")                                  \
 	X(lost_payload_read, LOST, "segments whose payload could not be read")                                         \

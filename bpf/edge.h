@@ -67,6 +67,18 @@ static __always_inline struct edge_value *edge_get(struct edge_key *key)
 	return value;
 }
 
+static __always_inline u64 handshake_key(u32 sequence, u16 client_port, u8 from)
+{
+	return (u64)sequence << 32 | (u32)client_port << 16 | from;
+}
+
+static __always_inline struct handshake *handshake_place(u64 key)
+{
+	u32 index = (key * 0x9e3779b97f4a7c15ULL) >> 50; /* Fibonacci hashing: the upper 14 bits */
+
+	return handshakes.lookup(&index);
+}
+
 #define EDGE_ADD(value, field, n) __sync_fetch_and_add(&(value)->field, (n))
 
 static __always_inline struct latency_value *latency_get(struct latency_key *key)
@@ -113,21 +125,23 @@ static __always_inline u32 latency_bucket(u64 ns)
 	return low < LATENCY_BUCKETS ? low : LATENCY_BUCKETS - 1;
 }
 
-static __always_inline void latency_record(struct latency_key *key, u64 ns, bool timed)
+/* The value that the exchange was added to; null when there was no room, which is counted. */
+static __always_inline struct latency_value *latency_record(struct latency_key *key, u64 ns, bool timed)
 {
 	struct latency_value *value = latency_get(key);
 	u32 bucket;
 
 	if (!value)
-		return;
+		return 0;
 	if (!timed) {
 		__sync_fetch_and_add(&value->untimed, 1);
-		return;
+		return value;
 	}
 	bucket = latency_bucket(ns);
 	if (bucket < LATENCY_BUCKETS)
 		__sync_fetch_and_add(&value->buckets[bucket], 1);
 	__sync_fetch_and_add(&value->sum_ns, ns);
+	return value;
 }
 
 static __always_inline void latency_tcp(struct edge_key *edge, u8 protocol, u64 ns)

@@ -8,9 +8,6 @@ int egress(struct __sk_buff *skb)
 	struct packet p = {};
 	enum next next;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
 	if (p.protocol == IPPROTO_UDP_) {
@@ -40,9 +37,6 @@ int egress_continue(struct __sk_buff *skb)
 
 	if (!sk)
 		return PASS;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return PASS;
 	if (tcp_packet_next(skb, sk, TX)) {
 		egress_next.call(skb, NEXT_PARSE);
 		tcp_packet_cut(sk, TX);
@@ -54,9 +48,6 @@ int egress_close(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (sk && tcp_close_next(skb, sk))
 		egress_next.call(skb, NEXT_CLOSE);
 	return PASS;

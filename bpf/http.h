@@ -16,7 +16,7 @@
 
 #include "events.h"
 
-#define HTTP_SCAN_STEPS 80 /* words and lines looked at in a step: 64 pass over a window without a newline */
+#define HTTP_SCAN_STEPS 48 /* pairs of words and lines looked at in a step: 32 pass over a window without a newline */
 #define HTTP_SKIP_WINDOWS 8
 #define HTTP_SKIP_CHUNKS 8
 #define KEPT_TAIL 16 /* of a line longer than the window: enough for " HTTP/1.1\r" */
@@ -110,17 +110,17 @@ static __always_inline bool http_is_request(const struct connection *c, int dir)
 	return (c->key.role == ROLE_CLIENT) == (dir == TX);
 }
 
-static __always_inline struct http_text *http_text_of(struct http_connection *h, u32 index)
-{
-	return &h->texts[index & (HTTP_TEXTS - 1)];
-}
-
 /* A new request: its place in the pipeline. Beyond its depth requests are only counted, in order. */
 static __always_inline void http_push(struct http_connection *h, struct http_stream *s)
 {
 	struct http_request *r;
 
-	if (h->head - h->tail >= HTTP_PIPELINE || h->untimed_head != h->untimed_tail) {
+	/* The other side's cache line is looked at only when it has to be. */
+	if (h->head - h->tail_seen >= HTTP_PIPELINE)
+		h->tail_seen = h->tail;
+	if (h->untimed_head != h->untimed_seen)
+		h->untimed_seen = h->untimed_tail;
+	if (h->head - h->tail_seen >= HTTP_PIPELINE || h->untimed_head != h->untimed_seen) {
 		h->untimed_head++;
 		return;
 	}
@@ -129,27 +129,52 @@ static __always_inline void http_push(struct http_connection *h, struct http_str
 	r->seq = s->started_seq;
 	r->method = METHOD_OTHER;
 	r->flags = 0;
-	http_text_of(h, h->head)->number = 0;
 	s->flags |= HTTP_PUSHED;
 	h->head++;
 }
 
-/* Keeps the start of the request's head for a later event. */
-static __always_inline void http_keep_text(struct http_connection *h, struct http_stream *s, u32 length)
+/* The host and traceparent that the step at hand found in the window. */
+static __always_inline void http_copy_values(const struct http_stream *s, u8 *host, u8 *traceparent)
 {
-	struct http_text *t = http_text_of(h, h->head - 1);
+	u32 from = s->trace_at;
 
-	/* The slot may still serve a request that waits for its answer: the older one keeps it. */
-	if (t->number && (s32)(t->number - 1 - h->tail) >= 0 && t->number != h->head)
+	if (s->host_at) {
+		for (int i = 0; i < HOST_BYTES; i += 8) /* ends at the line's CR, for the reader */
+			*(u64 *)(host + i) = load8(s->window + at(s->host_at) + i);
+	}
+	if (from) {
+		if (s->window[at(from)] == ' ')
+			from++;
+		for (int i = 0; i < TRACEPARENT_BYTES; i += 8)
+			*(u64 *)(traceparent + i) = load8(s->window + at(from) + i);
+		traceparent[TRACEPARENT_BYTES - 1] = 0;
+	}
+}
+
+/* The window is about to be used again within a request's head: keeps its start for a later event. */
+static __always_inline void http_keep_text(struct bpf_sock *sk, struct http_connection *h, struct http_stream *s)
+{
+	u32 number = s->text_number;
+	struct http_text *t;
+
+	s->text_number = 0;
+	/* It may still serve a request that waits for its answer: the older one keeps it. */
+	if (!number || (h->text_kept && (s32)(h->text_kept - 1 - h->tail) >= 0))
 		return;
-	t->number = h->head;
-	t->truncated = length > TEXT_BYTES;
-	t->length = length < TEXT_BYTES ? length : TEXT_BYTES;
+	t = http_texts.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!t) {
+		COUNT(lost_http_text);
+		return;
+	}
+	h->text_kept = number;
+	t->truncated = s->text_length > TEXT_BYTES;
+	t->length = s->text_length < TEXT_BYTES ? s->text_length : TEXT_BYTES;
 	t->host[0] = 0;
 	t->traceparent[0] = 0;
 #pragma unroll
 	for (int i = 0; i < TEXT_BYTES; i += 8)
 		*(u64 *)(t->text + i) = *(u64 *)(s->window + i);
+	http_copy_values(s, t->host, t->traceparent);
 }
 
 static __always_inline bool http_request_settled(const struct http_connection *h, const struct http_stream *s)
@@ -180,15 +205,18 @@ static __always_inline bool http_start_line(struct connection *c, struct http_co
 	tail = load8(s->window + at(end - 9));
 	if ((tail & LOW(7)) != WORD_HTTP_1 && (tail >> 8) != WORD_HTTP_1)
 		return false;
-	h->confirmed = 1;
+	if (!h->confirmed)
+		h->confirmed = 1;
 	s->status = 0;
 	if (http_request_settled(h, s))
 		return true;
 	if (!(s->flags & HTTP_SKIP_LINE)) {
 		s->method = http_method(load8(s->window));
 		set = current_settings();
-		if (set && set->head_text)
-			http_keep_text(h, s, end + 1);
+		if (set && set->head_text) {
+			s->text_number = h->head;
+			s->text_length = end + 1;
+		}
 	}
 	h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].method = s->method;
 	return true;
@@ -244,9 +272,8 @@ static __always_inline void http_header(struct http_stream *s, u32 line, u32 end
 }
 
 /* The values that this step's lines had. */
-static __always_inline void http_values(struct http_connection *h, struct http_stream *s)
+static __always_inline void http_values(struct bpf_sock *sk, struct http_connection *h, struct http_stream *s)
 {
-	struct http_text *t = http_text_of(h, h->head - 1);
 	u32 from = s->trace_at;
 
 	if (s->length_at)
@@ -259,26 +286,60 @@ static __always_inline void http_values(struct http_connection *h, struct http_s
 		else
 			s->flags |= HTTP_CODED;
 	}
-	if (!REQUEST(s) || t->number != h->head)
+	if (!REQUEST(s) || !(s->flags & HTTP_PUSHED) || (h->text_kept != h->head && s->text_number != h->head))
 		return;
-	if (s->host_at) {
-		for (int i = 0; i < HOST_BYTES; i += 8) /* ends at the line's CR, for the reader */
-			*(u64 *)(t->host + i) = load8(s->window + at(s->host_at) + i);
-	}
 	if (from) {
-		if (s->window[at(from)] == ' ')
-			from++;
-		for (int i = 0; i < TRACEPARENT_BYTES; i += 8)
-			*(u64 *)(t->traceparent + i) = load8(s->window + at(from) + i);
-		t->traceparent[TRACEPARENT_BYTES - 1] = 0;
-		/* trace-flags are two hexadecimal digits, the lowest bit means sampled: an odd last digit */
-		if ((t->traceparent[54] & 1) ^ (t->traceparent[54] >> 6 & 1))
+		/* "00-", 32 and 16 hexadecimal digits, trace-flags of two: the lowest bit means sampled, an odd last digit */
+		u8 last = s->window[at(from + 54 + (s->window[at(from)] == ' '))];
+
+		if ((last & 1) ^ (last >> 6 & 1))
 			h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].flags |= REQUEST_TRACE_SAMPLED;
+	}
+	if (s->text_number != h->head && (s->host_at || from)) {
+		struct http_text *t = http_texts.sk_storage_get(sk, 0, 0);
+
+		if (t)
+			http_copy_values(s, t->host, t->traceparent);
 	}
 }
 
-static __always_inline void http_event(void *ctx, struct connection *c, struct http_request *r, struct http_text *t,
-				       u32 number, u16 status, u64 now, u64 duration_ns, u32 response_seq, u8 reason)
+/* What is known of the request's head: still in its stream's window, or kept. */
+static __always_inline void http_event_text(struct bpf_sock *sk, struct request_event *e, struct http_connection *h,
+					    struct http_stream *s, u32 number)
+{
+	struct http_text *t;
+
+	e->text[0] = 0;
+	e->host[0] = 0;
+	e->traceparent[0] = 0;
+	if (*(volatile u32 *)&s->text_number == number) {
+		if (s->text_length > TEXT_BYTES)
+			e->event.flags |= EVENT_TEXT_TRUNCATED;
+		e->event.text_length = s->text_length < TEXT_BYTES ? s->text_length : TEXT_BYTES;
+		__builtin_memcpy(e->text, s->window, TEXT_BYTES);
+		http_copy_values(s, e->host, e->traceparent);
+		if (*(volatile u32 *)&s->text_number == number)
+			return;
+		/* the client did not wait for the answer: its next request took the window meanwhile */
+		e->event.text_length = 0;
+		e->text[0] = 0;
+		e->host[0] = 0;
+		e->traceparent[0] = 0;
+	} else if (h->text_kept == number && (t = http_texts.sk_storage_get(sk, 0, 0))) {
+		if (t->truncated)
+			e->event.flags |= EVENT_TEXT_TRUNCATED;
+		e->event.text_length = t->length;
+		__builtin_memcpy(e->text, t->text, TEXT_BYTES);
+		__builtin_memcpy(e->host, t->host, HOST_BYTES);
+		__builtin_memcpy(e->traceparent, t->traceparent, TRACEPARENT_BYTES);
+		return;
+	}
+	e->event.flags |= EVENT_TEXT_TRUNCATED;
+}
+
+static __always_inline void http_event(void *ctx, struct bpf_sock *sk, struct connection *c, struct http_connection *h,
+				       struct http_request *r, u32 number, u16 status, u64 now, u64 duration_ns,
+				       u32 response_seq, u8 reason)
 {
 	struct settings *set = current_settings();
 	struct request_event *e;
@@ -318,35 +379,81 @@ static __always_inline void http_event(void *ctx, struct connection *c, struct h
 	e->event.duration_ns = duration_ns;
 	e->event.request_seq = r->seq;
 	e->event.response_seq = response_seq;
-	if (t->number == number) {
-		if (t->truncated)
-			e->event.flags |= EVENT_TEXT_TRUNCATED;
-		e->event.text_length = t->length;
-		__builtin_memcpy(e->text, t->text, TEXT_BYTES);
-		__builtin_memcpy(e->host, t->host, HOST_BYTES);
-		__builtin_memcpy(e->traceparent, t->traceparent, TRACEPARENT_BYTES);
-	} else {
-		e->event.flags |= EVENT_TEXT_TRUNCATED;
-		e->text[0] = 0;
-		e->host[0] = 0;
-		e->traceparent[0] = 0;
-	}
+	http_event_text(sk, e, h, &h->streams[http_is_request(c, TX)], number);
 	events.ringbuf_submit(e, NO_WAKEUP);
 	COUNT(sent_events);
 }
 
-/* Books one request: answered with `status`, or 0 when its connection ended first. */
-static __always_inline void http_book(void *ctx, struct connection *c, struct http_connection *h, u32 index, u16 status,
-				      u64 now, u64 answered_ns, u32 response_seq, u8 reason)
+/* Takes what one direction has not booked yet of its bytes, and of its bodies' bytes. */
+static __always_inline u64 direction_take(struct connection *c, int dir)
+{
+	struct direction *d = &c->dir[dir];
+	u64 n = d->bytes - d->carried - d->flushed;
+
+	d->flushed += n;
+	return n;
+}
+
+static __always_inline u64 body_take(struct http_stream *s)
+{
+	u64 n = s->body_bytes - s->body_flushed;
+
+	s->body_flushed += n;
+	return n;
+}
+
+/* What the requests' runs have left to the responses'. */
+static __always_inline u64 carried_take(struct connection *c, struct http_connection *h, int request_dir)
+{
+	u64 n = *(volatile u64 *)&c->dir[request_dir].carried - h->carried;
+
+	h->carried += n;
+	return n;
+}
+
+/* Puts a response's bytes, and its request's, where its latency is. */
+static __always_inline void http_carry(struct latency_value *value, struct connection *c, struct http_connection *h,
+				       struct http_stream *s)
+{
+	u64 bytes, body, request;
+
+	if (!value || c->flags & CONN_OPEN_PENDING)
+		return;
+	body = body_take(s);
+	if (c->key.role == ROLE_CLIENT) {
+		bytes = direction_take(c, RX);
+		request = carried_take(c, h, TX);
+		__sync_fetch_and_add(&value->rx_bytes, bytes);
+		if (body)
+			__sync_fetch_and_add(&value->rx_body_bytes, body);
+		if (request)
+			__sync_fetch_and_add(&value->tx_bytes, request);
+	} else {
+		bytes = direction_take(c, TX);
+		request = carried_take(c, h, RX);
+		__sync_fetch_and_add(&value->tx_bytes, bytes);
+		if (body)
+			__sync_fetch_and_add(&value->tx_body_bytes, body);
+		if (request)
+			__sync_fetch_and_add(&value->rx_bytes, request);
+	}
+}
+
+/* Books one request: answered with `status`, or 0 when its connection ended first. The value it was added to. */
+static __always_inline struct latency_value *http_book(void *ctx, struct bpf_sock *sk, struct connection *c,
+						       struct http_connection *h, u32 index, u16 status, u64 now,
+						       u64 answered_ns, u32 response_seq, u8 reason)
 {
 	struct http_request *r = &h->requests[index & (HTTP_PIPELINE - 1)];
 	struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1};
 	u64 duration = answered_ns > r->started_ns ? answered_ns - r->started_ns : 0;
+	struct latency_value *value;
 
 	key.method = r->method;
 	key.status = status;
-	latency_record(&key, duration, true);
-	http_event(ctx, c, r, http_text_of(h, index), index + 1, status, now, duration, response_seq, reason);
+	value = latency_record(&key, duration, true);
+	http_event(ctx, sk, c, h, r, index + 1, status, now, duration, response_seq, reason);
+	return value;
 }
 
 static __always_inline void http_lose_sync(struct http_connection *h, struct http_stream *s, bool request)
@@ -395,95 +502,6 @@ static __always_inline void http_request_head(struct http_connection *h, struct 
 	}
 }
 
-static __always_inline void http_response_head(void *ctx, struct connection *c, struct http_connection *h,
-					       struct http_stream *s)
-{
-	u8 method = METHOD_OTHER;
-	u16 status = s->status;
-	u64 now;
-
-	if (status < 200 && status != 101) { /* interim: the final response is still to come */
-		s->state = HTTP_START;
-		return;
-	}
-	h->confirmed = 1;
-	now = bpf_ktime_get_ns();
-	if (h->tail != h->head) {
-		struct http_request *r = &h->requests[h->tail & (HTTP_PIPELINE - 1)];
-
-		method = r->method;
-		if (!(r->flags & REQUEST_HEAD_COMPLETE)) {
-			r->flags |= REQUEST_HEAD_COMPLETE;
-			COUNT(seen_requests);
-		}
-		COUNT(seen_responses);
-		http_book(ctx, c, h, h->tail, status, now, s->started_ns, s->started_seq, 0);
-		h->tail++;
-	} else if (h->untimed_tail != h->untimed_head) {
-		struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1, .status = status};
-
-		h->untimed_tail++;
-		COUNT(seen_responses);
-		COUNT(http_untimed);
-		latency_record(&key, 0, false);
-	} else {
-		COUNT(http_unmatched_response);
-	}
-	if (status == 101 || (method == METHOD_CONNECT && status >= 200 && status < 300)) {
-		h->opaque = 1;
-		s->state = HTTP_DEAD;
-		return;
-	}
-	if (method == METHOD_CONNECT)
-		h->tunnel_refused = 1;
-	if (method == METHOD_HEAD || status == 204 || status == 304) {
-		s->state = HTTP_START;
-	} else if (s->flags & HTTP_CHUNKED) {
-		s->state = HTTP_CHUNK_SIZE;
-	} else if (s->flags & HTTP_BAD) {
-		COUNT(http_bad_framing);
-		s->state = HTTP_RESYNC;
-		s->left = 0;
-	} else if ((s->flags & HTTP_LENGTH) && !(s->flags & HTTP_CODED)) {
-		s->remaining = s->length;
-		s->state = s->length ? HTTP_BODY : HTTP_START;
-	} else {
-		s->state = HTTP_UNTIL_CLOSE;
-	}
-}
-
-/* A chunk-size line (RFC 9112, 7.1) of window[0..end); false when it is none. */
-static __always_inline bool http_chunk_size(struct http_stream *s, u32 end)
-{
-	u64 size = 0;
-	u32 digits = 0;
-
-	for (u32 i = 0; i < 17; i++) {
-		u8 c;
-
-		if (i >= end)
-			break;
-		c = s->window[at(i)];
-		if (c >= '0' && c <= '9')
-			c -= '0';
-		else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
-			c = (c | 0x20) - 'a' + 10;
-		else
-			break;
-		size = size << 4 | c;
-		digits++;
-	}
-	if (!digits || digits > 15)
-		return false;
-	if (size == 0) {
-		s->state = HTTP_TRAILERS;
-		return true;
-	}
-	s->remaining = size + 2;
-	s->state = HTTP_CHUNK_DATA;
-	return true;
-}
-
 /*
  * Passes over body bytes. Body bytes proper are booked, chunk framing is not.
  */
@@ -517,6 +535,104 @@ static __always_inline void http_skip_body(struct http_stream *s)
 static __always_inline bool http_in_body(const struct http_stream *s)
 {
 	return s->state == HTTP_BODY || s->state == HTTP_CHUNK_DATA || s->state == HTTP_UNTIL_CLOSE;
+}
+
+/* RFC 9112, 6.3: where the body of the response ends, and what of it is at hand. */
+static __always_inline void http_response_body(struct http_connection *h, struct http_stream *s, u8 method, u16 status)
+{
+	if (status == 101 || (method == METHOD_CONNECT && status >= 200 && status < 300)) {
+		h->opaque = 1;
+		s->state = HTTP_DEAD;
+		return;
+	}
+	if (method == METHOD_CONNECT)
+		h->tunnel_refused = 1;
+	if (method == METHOD_HEAD || status == 204 || status == 304) {
+		s->state = HTTP_START;
+	} else if (s->flags & HTTP_CHUNKED) {
+		s->state = HTTP_CHUNK_SIZE;
+	} else if (s->flags & HTTP_BAD) {
+		COUNT(http_bad_framing);
+		s->state = HTTP_RESYNC;
+		s->left = 0;
+	} else if ((s->flags & HTTP_LENGTH) && !(s->flags & HTTP_CODED)) {
+		s->remaining = s->length;
+		s->state = s->length ? HTTP_BODY : HTTP_START;
+	} else {
+		s->state = HTTP_UNTIL_CLOSE;
+	}
+	if (http_in_body(s))
+		http_skip_body(s);
+}
+
+static __always_inline void http_response_head(void *ctx, struct bpf_sock *sk, struct connection *c,
+					       struct http_connection *h, struct http_stream *s)
+{
+	struct latency_value *value = 0;
+	u8 method = METHOD_OTHER;
+	u16 status = s->status;
+
+	if (status < 200 && status != 101) { /* interim: the final response is still to come */
+		s->state = HTTP_START;
+		return;
+	}
+	if (!h->confirmed)
+		h->confirmed = 1;
+	if (h->tail != h->head) {
+		struct http_request *r = &h->requests[h->tail & (HTTP_PIPELINE - 1)];
+
+		method = r->method;
+		if (!(r->flags & REQUEST_HEAD_COMPLETE)) {
+			r->flags |= REQUEST_HEAD_COMPLETE;
+			COUNT(seen_requests);
+		}
+		COUNT(seen_responses);
+		value = http_book(ctx, sk, c, h, h->tail, status, s->started_ns, s->started_ns, s->started_seq, 0);
+		h->tail++;
+	} else if (h->untimed_tail != h->untimed_head) {
+		struct latency_key key = {.edge = c->key, .protocol = PROTOCOL_HTTP1, .status = status};
+
+		h->untimed_tail++;
+		COUNT(seen_responses);
+		COUNT(http_untimed);
+		value = latency_record(&key, 0, false);
+	} else {
+		COUNT(http_unmatched_response);
+	}
+	http_response_body(h, s, method, status);
+	http_carry(value, c, h, s);
+}
+
+/* A chunk-size line (RFC 9112, 7.1) of window[0..end); false when it is none. */
+static __always_inline bool http_chunk_size(struct http_stream *s, u32 end)
+{
+	u64 size = 0;
+	u32 digits = 0;
+
+	for (u32 i = 0; i < 17; i++) {
+		u8 c;
+
+		if (i >= end)
+			break;
+		c = s->window[at(i)];
+		if (c >= '0' && c <= '9')
+			c -= '0';
+		else if ((c | 0x20) >= 'a' && (c | 0x20) <= 'f')
+			c = (c | 0x20) - 'a' + 10;
+		else
+			break;
+		size = size << 4 | c;
+		digits++;
+	}
+	if (!digits || digits > 15)
+		return false;
+	if (size == 0) {
+		s->state = HTTP_TRAILERS;
+		return true;
+	}
+	s->remaining = size + 2;
+	s->state = HTTP_CHUNK_DATA;
+	return true;
 }
 
 /* Fills the window from the skb (slot 0) or from a kept segment. Returns the bytes added, 0 on failure. */
@@ -655,6 +771,7 @@ static __always_inline void http_begin(struct http_connection *h, struct http_st
 	s->length = 0;
 	s->method = METHOD_OTHER;
 	s->have = 0;
+	s->text_number = 0;
 	s->state = HTTP_START_LINE;
 	if (request)
 		http_push(h, s);
@@ -746,8 +863,8 @@ static __always_inline u32 http_first_line(struct connection *c, struct http_con
 /*
  * One step over the bytes at hand (s->offset, s->left). True when another step is wanted for them.
  */
-static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct connection *c, struct http_connection *h,
-				      struct http_stream *s, struct reorder *kept)
+static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+				      struct http_connection *h, struct http_stream *s, struct reorder *kept)
 {
 	u32 line = 0, position = 0, stop = STOP_NONE, end = 0;
 
@@ -793,7 +910,11 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 		newline = match_byte(load8(s->window + at(position)), '\n');
 		if (!newline) {
 			position += 8;
-			continue;
+			newline = match_byte(load8(s->window + at(position)), '\n');
+			if (!newline) {
+				position += 8;
+				continue;
+			}
 		}
 		end = position + lowest_byte(newline);
 		if (end >= HAVE(s) || end >= HEAD_WINDOW) {
@@ -815,7 +936,11 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 		http_bad_start(c, h, s, REQUEST(s));
 		return false;
 	}
-	http_values(h, s);
+	http_values(sk, h, s);
+	/* What comes next, of this head or behind it, will take the window. */
+	if (s->text_number && REQUEST(s) &&
+	    (stop == STOP_NONE || s->flags & HTTP_CHUNKED || s->left || position < HAVE(s)))
+		http_keep_text(sk, h, s);
 	if (stop != STOP_NONE) {
 		/* What follows the newline was read too early: it belongs to what comes next. */
 		u32 early = HAVE(s) - position;
@@ -829,7 +954,7 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 			else if (REQUEST(s))
 				http_request_head(h, s);
 			else
-				http_response_head(ctx, c, h, s);
+				http_response_head(ctx, sk, c, h, s);
 		} else if (stop == STOP_CHUNK) {
 			if (!http_chunk_size(s, end)) {
 				http_lose_sync(h, s, REQUEST(s));
@@ -873,8 +998,10 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
 			struct settings *set = current_settings();
 
 			s->method = http_method(load8(s->window));
-			if ((s->flags & HTTP_PUSHED) && set && set->head_text)
-				http_keep_text(h, s, HEAD_WINDOW);
+			if ((s->flags & HTTP_PUSHED) && set && set->head_text) {
+				s->text_number = h->head;
+				s->text_length = HEAD_WINDOW;
+			}
 		}
 		if (s->state == HTTP_CHUNK_SIZE) {
 			http_lose_sync(h, s, REQUEST(s)); /* no sane chunk extension is this long */
@@ -895,7 +1022,8 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct c
  * The connection is over: what was asked and not answered is a failed request. Books one of them; true when there are
  * more, for the next program in the chain.
  */
-static __always_inline bool http_close_one(void *ctx, struct connection *c, struct http_connection *h, u64 now)
+static __always_inline bool http_close_one(void *ctx, struct bpf_sock *sk, struct connection *c,
+					   struct http_connection *h, u64 now)
 {
 	u32 index = h->tail;
 
@@ -907,7 +1035,7 @@ static __always_inline bool http_close_one(void *ctx, struct connection *c, stru
 		h->tail = index + 1;
 		if (r->flags & REQUEST_HEAD_COMPLETE) {
 			COUNT(seen_unanswered);
-			http_book(ctx, c, h, index, 0, now, now, 0, 0);
+			http_book(ctx, sk, c, h, index, 0, now, now, 0, 0);
 		} else {
 			COUNT(http_incomplete_head);
 		}

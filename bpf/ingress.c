@@ -42,9 +42,6 @@ int ingress(struct __sk_buff *skb)
 	struct packet p = {};
 	enum next next;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
 	if (p.protocol == IPPROTO_UDP_) {
@@ -74,9 +71,6 @@ int ingress_continue(struct __sk_buff *skb)
 
 	if (!sk)
 		return PASS;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk)
-		return PASS;
 	if (tcp_packet_next(skb, sk, RX)) {
 		ingress_next.call(skb, NEXT_PARSE);
 		tcp_packet_cut(sk, RX);
@@ -88,9 +82,6 @@ int ingress_close(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
-	if (!sk)
-		return PASS;
-	sk = bpf_sk_fullsock(sk);
 	if (sk && tcp_close_next(skb, sk))
 		ingress_next.call(skb, NEXT_CLOSE);
 	return PASS;

@@ -32,12 +32,13 @@ BPF_RINGBUF_OUTPUT(events, 256);
 
 BPF_SK_STORAGE(connections, struct connection);
 BPF_SK_STORAGE(http_connections, struct http_connection);
+BPF_SK_STORAGE(http_texts, struct http_text);
 BPF_SK_STORAGE(reorder_rx, struct reorder);
 BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
 
 /* Who sent the SYN or SYN-ACK with this sequence number: names both ends of what stays on the node, through NAT. */
-BPF_TABLE("lru_hash", struct handshake_key, u64, handshakes, 16384);
+BPF_TABLE("array", u32, struct handshake, handshakes, HANDSHAKES);
 
 /* Roles of connections older than the programs, by socket cookie, from sock_diag (agent/adopt.py). */
 BPF_TABLE("hash", u64, u8, adopted_roles, 16384);

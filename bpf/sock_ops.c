@@ -36,10 +36,13 @@ static __always_inline void connection_addresses(struct bpf_sock_ops *ops, struc
 
 static __always_inline u64 handshake_cgroup(u32 sequence, u16 client_port, u8 from)
 {
-	struct handshake_key key = {.sequence = sequence, .client_port = client_port, .from = from};
-	u64 *cgroup = handshakes.lookup(&key);
+	u64 key = handshake_key(sequence, client_port, from), cgroup;
+	struct handshake *place = handshake_place(key);
 
-	return cgroup ? *cgroup : 0;
+	if (!place || place->key != key)
+		return 0;
+	cgroup = place->cgroup_id;
+	return place->check == (key ^ cgroup) ? cgroup : 0;
 }
 
 static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct connection *c, u64 now)

@@ -9,10 +9,11 @@
 #include "http.h"
 #include "packet.h"
 
-#define WINDOW_LIMIT (1 << 26)	/* no receive window is larger than this in practice */
-#define FLUSH_BYTES (64 * 1024) /* unflushed bytes of a stream that never pushes */
-#define BUSY_SPINS 256		/* waits for another CPU's run: about a microsecond */
-#define RTT_SAMPLE_JIFFIES 2500 /* between RTT samples of a long-lived connection: 10 s at 250 Hz */
+#define WINDOW_LIMIT (1 << 26)	 /* no receive window is larger than this in practice */
+#define FLUSH_BYTES (256 * 1024) /* unflushed bytes of a stream that never pushes */
+#define BUSY_SPINS 256		 /* waits for another CPU's run: about a microsecond */
+#define RTT_SAMPLE_JIFFIES 2500	 /* between RTT samples of a long-lived connection: 10 s at 250 Hz */
+#define COUNTED_JIFFIES 25	 /* between readings of the socket's own counters: 25 to 250 ms */
 #define TCP_LISTEN_ 10
 
 static __always_inline struct reorder *reorder_of(struct bpf_sock *sk, int dir, u64 flags)
@@ -125,6 +126,21 @@ static __always_inline bool http_resync_here(struct __sk_buff *skb, struct http_
 	return h->head != h->tail && (w & LOW(7)) == WORD_HTTP_1;
 }
 
+/* Is the segment the next one of the stream, and body to its last byte? Most of a bulk transfer is: no parser needed. */
+static __always_inline bool http_within_body(const struct http_stream *s, const struct packet *p)
+{
+	return (s->state == HTTP_BODY || s->state == HTTP_UNTIL_CLOSE) && s->next == p->seq && !s->stashed &&
+	       (s->state == HTTP_UNTIL_CLOSE || s->remaining > p->length);
+}
+
+static __always_inline void http_pass_body(struct http_stream *s, const struct packet *p)
+{
+	s->next += p->length;
+	s->body_bytes += p->length;
+	if (s->state == HTTP_BODY)
+		s->remaining -= p->length;
+}
+
 /* Accepts a segment into the stream. True when there are bytes to parse. */
 static __always_inline bool http_accept(struct __sk_buff *skb, struct bpf_sock *sk, struct http_connection *h,
 					struct http_stream *s, const struct packet *p, int dir, bool request)
@@ -184,19 +200,22 @@ static __always_inline void connection_flush_into(struct edge_value *edge, struc
 		c->flags &= ~CONN_OPEN_PENDING;
 		EDGE_ADD(edge, opened, 1);
 	}
-	n = c->dir[dir].bytes - c->dir[dir].flushed;
-	c->dir[dir].flushed += n;
+	n = direction_take(c, dir);
 	if (n && dir == TX)
 		EDGE_ADD(edge, tx_bytes, n);
 	else if (n)
 		EDGE_ADD(edge, rx_bytes, n);
 	if (h) {
-		n = h->streams[dir].body_bytes - h->streams[dir].body_flushed;
-		h->streams[dir].body_flushed += n;
+		n = body_take(&h->streams[dir]);
 		if (n && dir == TX)
 			EDGE_ADD(edge, tx_body_bytes, n);
 		else if (n)
 			EDGE_ADD(edge, rx_body_bytes, n);
+		n = http_is_request(c, dir) ? 0 : carried_take(c, h, !dir);
+		if (n && dir == TX)
+			EDGE_ADD(edge, rx_bytes, n);
+		else if (n)
+			EDGE_ADD(edge, tx_bytes, n);
 	}
 	if (tcp) {
 		u32 segments = tcp->segs_out - c->tx_segments_flushed;
@@ -226,13 +245,39 @@ static __always_inline void connection_flush(struct connection *c, struct http_c
 	connection_flush_into(edge_get(&c->key), c, h, dir, tcp, jiffies);
 }
 
+/* A whole small request of which the answer is still to come: its bytes are booked with it. */
+static __always_inline bool http_leave_to_response(const struct connection *c, const struct http_connection *h,
+						   const struct http_stream *s)
+{
+	return s->request && s->state == HTTP_START && (s->flags & HTTP_PUSHED) && !h->opaque &&
+	       !(c->flags & (CONN_ADOPTED | CONN_OPEN_PENDING));
+}
+
+/* The socket's own counters (segments, retransmissions, RTT) are read now and then, at its end, and when it retransmits. */
 static __always_inline void connection_flush_packet(struct bpf_sock *sk, struct connection *c,
 						    struct http_connection *h, int dir)
 {
-	if (dir == TX)
-		connection_flush(c, h, dir, bpf_tcp_sock(sk), bpf_jiffies64());
-	else
-		connection_flush(c, h, dir, 0, 0);
+	struct direction *d = &c->dir[dir];
+	struct bpf_tcp_sock *tcp = 0;
+	struct http_stream *s = 0;
+	u64 jiffies = 0;
+
+	if (h) {
+		s = &h->streams[dir];
+		if (s->body_bytes == s->body_flushed && http_leave_to_response(c, h, s))
+			d->carried = d->bytes - d->flushed;
+	}
+	if (dir == TX) {
+		jiffies = bpf_jiffies64();
+		if (c->retransmitted || jiffies - c->counted_jiffies >= COUNTED_JIFFIES) {
+			c->counted_jiffies = jiffies;
+			c->retransmitted = 0;
+			tcp = bpf_tcp_sock(sk);
+		}
+	}
+	if (tcp || d->bytes - d->carried != d->flushed || (s && s->body_bytes != s->body_flushed) ||
+	    c->flags & CONN_OPEN_PENDING)
+		connection_flush(c, h, dir, tcp, jiffies);
 }
 
 /*
@@ -246,7 +291,7 @@ static __always_inline bool http_advance(void *ctx, struct __sk_buff *skb, struc
 
 	if (s->slot || s->stashed)
 		kept = reorder_of(sk, dir, 0);
-	if (http_step(ctx, skb, c, h, s, kept))
+	if (http_step(ctx, skb, sk, c, h, s, kept))
 		return true;
 	if (!s->stashed)
 		return false;

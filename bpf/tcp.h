@@ -14,10 +14,14 @@ enum next { NEXT_PARSE = 0, NEXT_CLOSE = 1, NEXT_NONE = 2 };
 
 static __always_inline void handshake_remember(struct bpf_sock *sk, u32 sequence, u16 client_port, u8 from)
 {
-	struct handshake_key key = {.sequence = sequence, .client_port = client_port, .from = from};
-	u64 cgroup = bpf_sk_cgroup_id(sk);
+	u64 key = handshake_key(sequence, client_port, from), cgroup = bpf_sk_cgroup_id(sk);
+	struct handshake *place = handshake_place(key);
 
-	handshakes.update(&key, &cgroup);
+	if (!place)
+		return;
+	place->key = key;
+	place->cgroup_id = cgroup;
+	place->check = key ^ cgroup;
 }
 
 /* Addresses and ports of a socket that was there before the programs. */
@@ -83,8 +87,9 @@ static __always_inline void connection_end(struct edge_value *edge, struct conne
 }
 
 /* Bytes of the stream, each once: what lies above the highest sequence number seen. */
-static __always_inline bool direction_advance(struct direction *d, const struct packet *p)
+static __always_inline bool direction_advance(struct connection *c, int dir, const struct packet *p)
 {
+	struct direction *d = &c->dir[dir];
 	s32 fresh = (s32)(p->seq + p->length - d->end);
 
 	if (!d->known) {
@@ -93,8 +98,11 @@ static __always_inline bool direction_advance(struct direction *d, const struct 
 		d->bytes += p->length;
 		return true;
 	}
-	if (fresh <= 0)
+	if (fresh <= 0) {
+		if (dir == TX)
+			c->retransmitted = 1;
 		return true;
+	}
 	if (fresh > WINDOW_LIMIT) {
 		COUNT(lost_out_of_window);
 		return false;
@@ -188,7 +196,7 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 	struct http_connection *h = 0;
 	struct http_stream *s;
 	struct connection *c;
-	bool in_order, flush;
+	bool in_order, flush, full;
 
 	c = connections.sk_storage_get(sk, 0, 0);
 	if (!c) {
@@ -222,17 +230,17 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 		}
 		return NEXT_NONE;
 	}
-	flush = p->flags & (TCP_PSH | TCP_FIN);
+	flush = p->length && (p->flags & (TCP_PSH | TCP_FIN)); /* a bare FIN brings no bytes */
 	if (p->length) {
 		in_order = c->dir[dir].known && p->seq == c->dir[dir].end;
 		if (c->l7 == L7_UNKNOWN)
 			h = l7_detect(skb, sk, c, p, dir, in_order);
 		else if (c->l7 == L7_HTTP)
 			h = http_connections.sk_storage_get(sk, 0, 0);
-		if (!direction_advance(&c->dir[dir], p))
+		if (!direction_advance(c, dir, p))
 			return NEXT_NONE;
-		if (c->dir[dir].bytes - c->dir[dir].flushed >= FLUSH_BYTES)
-			flush = true;
+		full = c->dir[dir].bytes - c->dir[dir].flushed >= FLUSH_BYTES || (dir == TX && c->retransmitted);
+		flush |= full;
 		if (h) {
 			s = &h->streams[dir];
 			if (dir == RX) {
@@ -247,8 +255,12 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 			}
 			s->flush = flush;
 			s->request = http_is_request(c, dir);
-			if (http_accept(skb, sk, h, s, p, dir, http_is_request(c, dir)))
+			if (http_within_body(s, p)) {
+				http_pass_body(s, p);
+				flush = full; /* more of the body is to come */
+			} else if (http_accept(skb, sk, h, s, p, dir, http_is_request(c, dir))) {
 				return NEXT_PARSE;
+			}
 			if (dir == RX)
 				*(volatile u32 *)&s->busy = 0;
 		} else if (c->l7 == L7_TLS && http_is_request(c, dir)) {
@@ -293,7 +305,7 @@ static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 	struct http_connection *h = http_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
-	return c && h && http_close_one(ctx, c, h, bpf_ktime_get_ns());
+	return c && h && http_close_one(ctx, sk, c, h, bpf_ktime_get_ns());
 }
 
 static __always_inline void tcp_packet_cut(struct bpf_sock *sk, int dir)

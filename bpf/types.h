@@ -125,6 +125,11 @@ struct latency_key {
  */
 struct latency_value {
 	u64 sum_ns;
+	/* Bytes of the edge that went with these exchanges: to be added to its own. One look-up a response, not two. */
+	u64 rx_bytes;
+	u64 rx_body_bytes;
+	u64 tx_bytes;
+	u64 tx_body_bytes;
 	u32 untimed; /* counted, but without a known start */
 	u32 pad;
 	u32 buckets[112];

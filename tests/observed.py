@@ -135,7 +135,9 @@ class Observed:
     def drain(self) -> Totals:
         """Takes what the kernel counted since the last time."""
         generation = self.source.drain()
-        for key, value in zip(generation.edge_keys, generation.edge_values, strict=True):
+        indexes, carried = generation.carried()
+        edge_keys = [*generation.edge_keys, *generation.latency_keys["edge"][indexes]]
+        for key, value in zip(edge_keys, [*generation.edge_values, *carried], strict=True):
             role = _ROLES[int(key["role"])]
             at = (role, int(key["cgroup_id"]), int(key["port"]))
             into = self.totals.edges.setdefault(at, {n: np.zeros_like(value[n]) for n in layout.EDGE_VALUE.names or ()})

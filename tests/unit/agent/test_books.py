@@ -75,3 +75,21 @@ def test_a_journal_of_garbage_is_no_crash(tmp_path: Path) -> None:
         books = Books(tmp_path / "j")
         assert len(books.edges) == 0
         books.close()
+
+
+def test_bytes_that_came_with_latencies_belong_to_their_edges(tmp_path: Path) -> None:
+    books = Books(tmp_path / "journal")
+    first = generation(0, [(1, 1), (2, 1)])
+    first.edge_values["tx_bytes"] = 10
+    first.latency_values["tx_bytes"] = (5, 7)
+    first.latency_values["rx_body_bytes"] = (0, 3)
+    books.book(first, resolver(), 0.0)
+    # an edge that has nothing but what its latencies carry
+    second = generation(1, [(3, 0)])
+    second = Generation(1, second.edge_keys[:0], second.edge_values[:0], second.latency_keys, second.latency_values)
+    second.latency_values["rx_bytes"] = 4
+    books.book(second, resolver(), 1.0)
+    for each in (books, Books(tmp_path / "journal")):
+        assert each.edges.values["tx_bytes"][:3].tolist() == [15, 17, 0]
+        assert each.edges.values["rx_bytes"][:3].tolist() == [0, 0, 4]
+        assert each.edges.values["rx_body_bytes"][:3].tolist() == [0, 3, 0]
