@@ -73,8 +73,8 @@ static __always_inline void event_fill(struct event *e, struct connection *c, u8
 }
 
 /* Opens, closes, failures. */
-static __always_inline void event_connection(struct connection *c, u8 type, u8 reason, u64 now, u64 duration_ns,
-					     u32 srtt_us, u64 cookie)
+static __always_inline void event_connection(void *ctx, struct connection *c, u8 type, u8 reason, u64 now,
+					     u64 duration_ns, u32 srtt_us)
 {
 	struct settings *set = current_settings();
 	struct event *e;
@@ -86,7 +86,7 @@ static __always_inline void event_connection(struct connection *c, u8 type, u8 r
 		COUNT(lost_event_ring_full);
 		return;
 	}
-	event_fill(e, c, type, now, cookie);
+	event_fill(e, c, type, now, bpf_get_socket_cookie(ctx));
 	e->reason = reason;
 	e->duration_ns = duration_ns;
 	e->srtt_us = srtt_us;

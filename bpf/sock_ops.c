@@ -7,7 +7,6 @@
 
 #define TCP_SYN_SENT_ 2
 #define TCP_SYN_RECV_ 3
-#define TCP_FIN_WAIT1_ 4
 #define TCP_CLOSE_ 7
 #define TCP_CLOSE_WAIT_ 8
 
@@ -64,7 +63,7 @@ static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct c
 	} else {
 		c->flags |= CONN_OPEN_PENDING;
 	}
-	event_connection(c, EVENT_OPEN, 0, now, now - c->started_ns, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
+	event_connection(ops, c, EVENT_OPEN, 0, now, now - c->started_ns, ops->srtt_us >> 3);
 }
 
 static __always_inline void on_connect(struct bpf_sock_ops *ops, struct bpf_sock *sk)
@@ -75,7 +74,8 @@ static __always_inline void on_connect(struct bpf_sock_ops *ops, struct bpf_sock
 		COUNT(lost_connection_storage);
 		return;
 	}
-	__builtin_memset(c, 0, sizeof(*c)); /* a socket may connect again after a failure */
+	if (c->started_ns)
+		__builtin_memset(c, 0, sizeof(*c)); /* a socket may connect again after a failure */
 	connection_addresses(ops, c);
 	c->key.port = c->remote_port;
 	c->key.role = ROLE_CLIENT;
@@ -152,7 +152,6 @@ static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock
 		COUNT(lost_connection_storage);
 		return false;
 	}
-	__builtin_memset(c, 0, sizeof(*c));
 	connection_addresses(ops, c);
 	c->key.port = c->local_port;
 	c->key.role = ROLE_SERVER;
@@ -188,7 +187,7 @@ static __always_inline void connection_failed(struct bpf_sock_ops *ops, struct c
 	COUNT(seen_failed);
 	if (edge)
 		EDGE_ADD(edge, failed[reason], 1);
-	event_connection(c, EVENT_FAIL, reason, now, now - c->started_ns, 0, bpf_get_socket_cookie(ops));
+	event_connection(ops, c, EVENT_FAIL, reason, now, now - c->started_ns, 0);
 }
 
 static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c, u32 old)
@@ -221,27 +220,15 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 	edge = edge_get(&c->key);
 	connection_flush_into(edge, c, h, RX, 0, 0);
 	connection_flush_into(edge, c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
-	connection_end(edge, c, reason, now, ops->srtt_us >> 3, bpf_get_socket_cookie(ops));
+	connection_end(ops, edge, c, reason, now, ops->srtt_us >> 3);
 	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
 }
 
 static __always_inline bool on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
-	u32 old = ops->args[0], new = ops->args[1];
-	struct connection *c;
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
-	if (new != TCP_CLOSE_ && old != BPF_TCP_ESTABLISHED)
-		return false;
-	c = connections.sk_storage_get(sk, 0, 0);
-	if (!c)
-		return false;
-	if (new == TCP_CLOSE_)
-		return on_close(ops, sk, c, old);
-	if (new == TCP_FIN_WAIT1_ && !c->first_closer)
-		c->first_closer = 1 + CLOSE_FIN_LOCAL;
-	else if (new == TCP_CLOSE_WAIT_ && !c->first_closer)
-		c->first_closer = 1 + CLOSE_FIN_REMOTE;
-	return false;
+	return c && on_close(ops, sk, c, ops->args[0]);
 }
 
 int sock_ops(struct bpf_sock_ops *ops)
@@ -253,6 +240,8 @@ int sock_ops(struct bpf_sock_ops *ops)
 	/* Most callbacks are questions about options, for which the answer is "as you like": leave at once. */
 	if (op < BPF_SOCK_OPS_TCP_CONNECT_CB || op == BPF_SOCK_OPS_NEEDS_ECN || op == BPF_SOCK_OPS_BASE_RTT)
 		return 1;
+	if (op == BPF_SOCK_OPS_STATE_CB && ops->args[1] != TCP_CLOSE_)
+		return 1; /* three of four a connection */
 	sk = ops->sk;
 	if (!sk)
 		return 1;

@@ -13,6 +13,6 @@ int sock_release(struct bpf_sock *sk)
 		return 1;
 	c->flags |= CONN_RELEASED;
 	if ((c->flags & CONN_ADOPTED) && !(c->flags & CONN_CLOSED))
-		connection_end(edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0, bpf_get_socket_cookie(sk));
+		connection_end(sk, edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0);
 	return 1;
 }

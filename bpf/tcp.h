@@ -66,12 +66,12 @@ static __always_inline void connection_adopt(struct __sk_buff *skb, struct bpf_s
 	edge = edge_get(&c->key);
 	if (edge)
 		EDGE_ADD(edge, adopted, 1);
-	event_connection(c, EVENT_OPEN, 0, c->started_ns, 0, 0, cookie);
+	event_connection(skb, c, EVENT_OPEN, 0, c->started_ns, 0, 0);
 }
 
 /* The end of a connection, once: its edge, its RTT, its event. The caller has flushed the bytes. */
-static __always_inline void connection_end(struct edge_value *edge, struct connection *c, u8 reason, u64 now,
-					   u32 srtt_us, u64 cookie)
+static __always_inline void connection_end(void *ctx, struct edge_value *edge, struct connection *c, u8 reason, u64 now,
+					   u32 srtt_us)
 {
 	u64 duration = now - c->established_ns;
 
@@ -83,7 +83,7 @@ static __always_inline void connection_end(struct edge_value *edge, struct conne
 	}
 	if (srtt_us)
 		latency_tcp(&c->key, PROTOCOL_TCP_RTT, (u64)srtt_us * 1000);
-	event_connection(c, EVENT_CLOSE, reason, now, duration, srtt_us, cookie);
+	event_connection(ctx, c, EVENT_CLOSE, reason, now, duration, srtt_us);
 }
 
 /* Bytes of the stream, each once: what lies above the highest sequence number seen. */
@@ -215,8 +215,11 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 		c->key.cgroup_id = bpf_sk_cgroup_id(sk);
 	if (p->flags & TCP_RST)
 		c->dir[dir].packets |= SAW_RST;
-	if (p->flags & TCP_FIN)
+	if (p->flags & TCP_FIN) {
 		c->dir[dir].packets |= SAW_FIN;
+		if (!c->first_closer)
+			c->first_closer = 1 + (dir == TX ? CLOSE_FIN_LOCAL : CLOSE_FIN_REMOTE);
+	}
 	if (dir == TX && (p->flags & (TCP_SYN | TCP_ACK)) == TCP_SYN) {
 		handshake_remember(sk, p->seq, p->source, ROLE_CLIENT);
 		if (!(c->flags & CONN_ATTEMPTED)) {
@@ -273,7 +276,7 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 		connection_flush_packet(sk, c, h, dir);
 	if ((c->flags & CONN_ADOPTED) &&
 	    ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
-		connection_end(edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0, bpf_get_socket_cookie(skb));
+		connection_end(skb, edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0);
 		return c->l7 == L7_HTTP ? NEXT_CLOSE : NEXT_NONE;
 	}
 	return NEXT_NONE;
