@@ -10,6 +10,7 @@ Rows are columns of numpy arrays; keys are interned once. Cost follows the numbe
 from __future__ import annotations
 
 import os
+import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,15 @@ from sidelight.identity.resolver import PENDING, Resolver
 EDGE_TOTALS = layout.EDGE_VALUE
 LATENCY_TOTALS = np.dtype([("sum_ns", "<u8"), ("untimed", "<u8"), ("buckets", "<u8", (layout.LATENCY_BUCKETS,))])
 COMPACT_BYTES = 16 << 20
+KNOWN_KEYS = 1 << 17
+"""Kernel keys remembered with what they were."""
 HOLD_S = 5.0
 """How long the rows of a pod that nobody has told about yet are kept back."""
+
+
+_EDGE_KEY = struct.Struct("<QQ16sHB")
+"""The first fields of struct edge_key; tests/unit/agent/test_layout.py holds the two together."""
+_OVERFLOW_ENDS = EdgeNames(OVERFLOW, OVERFLOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ class Table:
     values: np.ndarray = field(init=False)
     changed_at: np.ndarray = field(init=False)
     created_at: np.ndarray = field(init=False)
+    moves: int = 0
+    """How often rows got other numbers."""
 
     def __post_init__(self) -> None:
         self.values = np.zeros(64, self.dtype)
@@ -118,10 +128,21 @@ class Table:
         self.created_at = np.concatenate([self.created_at[indexes], np.zeros(max(64, len(indexes)))])
         self.keys = [self.keys[i] for i in indexes]
         self.rows = {key: i for i, key in enumerate(self.keys)}
+        self.moves += 1
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a kernel's key was last time: mostly the same identities again, which need no hashing then."""
+
+    ends: EdgeNames
+    key: EdgeKey
+    row: int
+    moves: int
 
 
 class _Record(msgspec.Struct, array_like=True):
-    """One journal entry: new keys, then (row, delta) columns as raw little-endian bytes."""
+    """One journal entry: new keys, then rows as raw little-endian bytes and their deltas, packed (_pack_values)."""
 
     generation: int
     at: float
@@ -132,6 +153,8 @@ class _Record(msgspec.Struct, array_like=True):
     latency_rows: bytes
     latency_values: bytes
     renames: list[tuple[int, int]] = []
+    packed: bool = False
+    """Earlier builds wrote whole rows."""
 
 
 class Books:
@@ -142,6 +165,8 @@ class Books:
         self.latencies = Table(LATENCY_TOTALS)
         self.last_generation = -1
         self.damaged_records = 0
+        self._known: dict[bytes, _Known] = {}
+        self._known_latencies: dict[bytes, tuple[EdgeKey, int, int]] = {}
         self._path = journal
         self._file: int | None = None
         self._written = 0
@@ -156,9 +181,9 @@ class Books:
         """Attributes and adds a generation, and writes it to the journal. Twice is the same as once."""
         if generation.number <= self.last_generation:
             return
-        names: dict[bytes, EdgeKey] = {}
-        edge_rows = self._edge_rows(generation.edge_keys, generation.edge_values, resolver, at, names)
-        latency_rows, their_edges = self._latency_rows(generation.latency_keys, resolver, at, names)
+        asked: dict[bytes, _Known] = {}
+        edge_rows = self._edge_rows(generation.edge_keys, generation.edge_values, resolver, at, asked)
+        latency_rows, their_edges = self._latency_rows(generation.latency_keys, resolver, at, asked)
         indexes, carried = generation.carried()
         edge_rows = np.concatenate([edge_rows, their_edges[indexes]])
         edge_values = np.concatenate([generation.edge_values, carried])
@@ -172,29 +197,60 @@ class Books:
         self._append(generation.number, at, edge_rows, edge_values, latency_rows, latency_values, renames)
 
     def _edge_rows(
-        self, keys: np.ndarray, values: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
+        self, keys: np.ndarray, values: np.ndarray, resolver: Resolver, at: float, asked: dict[bytes, _Known]
     ) -> np.ndarray:
         weights = (values["opened"] + values["attempts"] + values["adopted"]).tolist() if len(keys) else []
+        raw, size = keys.tobytes(), keys.dtype.itemsize
         return np.fromiter(
             (
-                self.edges.row(_edge_key(key, resolver, at, names, weight), at)
-                for key, weight in zip(keys, weights, strict=True)
+                self._edge(raw[index * size : (index + 1) * size], resolver, at, weight, asked).row
+                for index, weight in enumerate(weights)
             ),
             np.uint32,
             len(keys),
         )
 
     def _latency_rows(
-        self, keys: np.ndarray, resolver: Resolver, at: float, names: dict[bytes, EdgeKey]
+        self, keys: np.ndarray, resolver: Resolver, at: float, asked: dict[bytes, _Known]
     ) -> tuple[np.ndarray, np.ndarray]:
         """(rows of the latencies, rows of their edges)."""
         rows, edges = np.zeros(len(keys), np.uint32), np.zeros(len(keys), np.uint32)
-        for index, key in enumerate(keys):
-            edge = _edge_key(key["edge"], resolver, at, names, 0)
-            edges[index] = self.edges.row(edge, at)  # the journal names edges by their row
-            found = LatencyKey(edge, int(key["protocol"]), int(key["method"]), int(key["status"]))
-            rows[index] = self.latencies.row(found, at)
+        raw, size = keys.tobytes(), keys.dtype.itemsize
+        details = zip(keys["protocol"].tolist(), keys["method"].tolist(), keys["status"].tolist(), strict=True)
+        for index, detail in enumerate(details):
+            key = raw[index * size : (index + 1) * size]
+            edge = self._edge(key[: layout.EDGE_KEY.itemsize], resolver, at, 0, asked)
+            edges[index] = edge.row  # the journal names edges by their row
+            known = self._known_latencies.get(key)
+            if known is None or known[0] is not edge.key or known[2] != self.latencies.moves:
+                row = self.latencies.row(LatencyKey(edge.key, *detail), at)
+                known = self._known_latencies[key] = (edge.key, row, self.latencies.moves)
+            rows[index] = known[1]
+        if len(self._known_latencies) > KNOWN_KEYS:
+            self._known_latencies.clear()
         return rows, edges
+
+    def _edge(self, raw: bytes, resolver: Resolver, at: float, weight: int, asked: dict[bytes, _Known]) -> _Known:
+        """`raw`: a struct edge_key. `asked`: those of this generation, which are asked for once."""
+        found = asked.get(raw)
+        if found is not None:
+            return found
+        role, port, ends = _ends(raw, resolver, at, weight)
+        found = self._known.get(raw)
+        if (
+            found is None
+            or not (found.ends.local is ends.local or found.ends.local == ends.local)
+            or not (found.ends.remote is ends.remote or found.ends.remote == ends.remote)
+            or found.ends.service != ends.service
+        ):
+            key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
+            found = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
+        elif found.moves != self.edges.moves:
+            found = _Known(ends, found.key, self.edges.row(found.key, at), self.edges.moves)
+        if len(self._known) > KNOWN_KEYS:
+            self._known.clear()
+        self._known[raw] = asked[raw] = found
+        return found
 
     # -- pods that are named late --------------------------------------------------------------------------------
 
@@ -254,10 +310,11 @@ class Books:
             at,
             [_pack_edge(key) for key in self.edges.keys[told_edges:]],
             edge_rows.tobytes(),
-            edge_values.tobytes(),
+            _pack_values(edge_values),
             [_pack_latency(key, self.edges.rows) for key in self.latencies.keys[told_latencies:]],
             latency_rows.tobytes(),
-            latency_values.tobytes(),
+            _pack_values(latency_values),
+            packed=True,
         )
         self._told = (len(self.edges), len(self.latencies))
         assert self._file is not None
@@ -274,10 +331,11 @@ class Books:
             0.0,
             [_pack_edge(key) for key in self.edges.keys],
             np.arange(len(self.edges), dtype=np.uint32).tobytes(),
-            self.edges.values[: len(self.edges)].tobytes(),
+            _pack_values(self.edges.values[: len(self.edges)]),
             [_pack_latency(key, self.edges.rows) for key in self.latencies.keys],
             np.arange(len(self.latencies), dtype=np.uint32).tobytes(),
-            self.latencies.values[: len(self.latencies)].tobytes(),
+            _pack_values(self.latencies.values[: len(self.latencies)]),
+            packed=True,
         )
         self._told = (len(self.edges), len(self.latencies))
         scratch = self._path.with_suffix(".new")
@@ -314,14 +372,15 @@ class Books:
             self.edges.row(_unpack_edge(packed), record.at)
         for edge, protocol, method, status in record.latency_keys:
             self.latencies.row(LatencyKey(self.edges.keys[edge], protocol, method, status), record.at)
-        self.edges.add(
-            np.frombuffer(record.edge_rows, np.uint32), np.frombuffer(record.edge_values, EDGE_TOTALS), record.at
-        )
-        self.latencies.add(
-            np.frombuffer(record.latency_rows, np.uint32),
-            np.frombuffer(record.latency_values, LATENCY_TOTALS),
-            record.at,
-        )
+        for table, rows, values in (
+            (self.edges, record.edge_rows, record.edge_values),
+            (self.latencies, record.latency_rows, record.latency_values),
+        ):
+            indexes = np.frombuffer(rows, np.uint32)
+            if record.packed:
+                table.add(indexes, _unpack_values(values, len(indexes), table.dtype), record.at)
+            else:
+                table.add(indexes, np.frombuffer(values, table.dtype), record.at)
         self.last_generation = record.generation
 
     def close(self) -> None:
@@ -330,26 +389,29 @@ class Books:
             self._file = None
 
 
-def _edge_key(key: np.void, resolver: Resolver, at: float, names: dict[bytes, EdgeKey], weight: int) -> EdgeKey:
-    raw = key.tobytes()
-    found = names.get(raw)
-    if found is None:
-        role = int(key["role"])
-        if role == layout.ROLE_OVERFLOW:
-            ends = EdgeNames(OVERFLOW, OVERFLOW)
-        else:
-            ends = resolver.edge(
-                int(key["cgroup_id"]),
-                int(key["peer_cgroup_id"]),
-                key["remote"].tobytes(),
-                int(key["port"]),
-                role,
-                at,
-                weight,
-            )
-        found = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, int(key["port"]))
-        names[raw] = found
-    return found
+def _ends(raw: bytes, resolver: Resolver, at: float, weight: int) -> tuple[int, int, EdgeNames]:
+    """(role, port, names) of a struct edge_key."""
+    cgroup_id, peer_cgroup_id, remote, port, role = _EDGE_KEY.unpack_from(raw)
+    if role == layout.ROLE_OVERFLOW:
+        return role, port, _OVERFLOW_ENDS
+    return role, port, resolver.edge(cgroup_id, peer_cgroup_id, remote, port, role, at, weight)
+
+
+def _pack_values(values: np.ndarray) -> bytes:
+    """Rows of u64 fields, most of which are zero: the number of the others, their indexes (u32), themselves (u64)."""
+    flat = np.ascontiguousarray(values).view("<u8").ravel()
+    indexes = np.flatnonzero(flat)
+    return len(indexes).to_bytes(4, "little") + indexes.astype("<u4").tobytes() + flat[indexes].tobytes()
+
+
+def _unpack_values(packed: bytes, rows: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """Raises ValueError or IndexError when it is no such thing."""
+    count = int.from_bytes(packed[:4], "little")
+    values = np.zeros(rows, dtype)
+    values.view("<u8").ravel()[np.frombuffer(packed, "<u4", count, 4)] = np.frombuffer(
+        packed, "<u8", count, 4 + 4 * count
+    )
+    return values
 
 
 def _settle(identity: Identity, resolver: Resolver, waited: float) -> Identity:

@@ -1,30 +1,88 @@
-"""What the kernel programs cost: ns a run and ns a request, by hook, from kernel.bpf_stats_enabled. Both ends are observed."""
+"""What the kernel programs cost: ns a run, a request and a KB, by hook, from kernel.bpf_stats_enabled. Both ends are observed.
+`floor`: what the same measurement says of programs that do nothing on the same hooks, in the same minute; it is mostly the
+clock that is read twice a run. Medians of several rounds."""
 
 from __future__ import annotations
 
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
 from typing import Any
 
-from benchmarks.load import SHORT, bench, bpf_stats, costs_between
+from benchmarks.floor import floor
+from benchmarks.load import LARGE_BYTES, PORT, SHORT, Bench, bench, bpf_stats, costs_between
+
+LOADS: dict[str, tuple[str, Callable[[Bench, float], float]]] = {
+    "HTTP keep-alive": ("request", lambda place, seconds: place.wrk(seconds)[1]),
+    "HTTP, one connection a request": ("request", lambda place, seconds: place.wrk(seconds, *SHORT)[1]),
+    "HTTP, responses of 1 MB": (
+        "KB",
+        lambda place, seconds: place.wrk(seconds, path="/files/large")[1] * LARGE_BYTES / 1000,
+    ),
+    "iperf3, one stream": ("KB", lambda place, seconds: place.iperf(seconds) * max(1, round(seconds)) / 1000),
+}
+"""Name -> (unit, load); a load says how many units were done."""
 
 
-def run(seconds: float = 3.0) -> dict[str, Any]:
+def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    with bench() as place, place.observed() as source, bpf_stats():
-        for name, more, path in (
-            ("keep-alive", (), "/static"),
-            ("one connection a request", SHORT, "/static"),
-            ("1 MB responses", (), "/files/large"),
-        ):
-            before = source.costs()
-            _, requests = place.wrk(seconds, *more, path=path)
-            between = costs_between(before, source.costs())
-            total = sum(ns for ns, _ in between.values())
-            runs = sum(n for _, n in between.values())
-            found[name] = {
-                "requests": requests,
-                "ns_a_run": round(total / max(1, runs)),
-                "ns_a_request_and_endpoint": round(total / max(1, requests) / 2),
-                "runs_a_request_and_endpoint": round(runs / max(1, requests) / 2, 2),
-                "by_hook": {hook: {"ns_a_run": round(ns / n), "runs": n} for hook, (ns, n) in between.items() if n},
-            }
+    with bench() as place, bpf_stats():
+        place.start_iperf()
+        for name, (unit, load) in LOADS.items():
+            figures, floors = [], []
+            with place.observed() as source:
+                for _ in range(rounds):
+                    before = source.costs()
+                    done = load(place, seconds)
+                    figures.append(_figures(costs_between(before, source.costs()), unit, done))
+            with floor(place.cgroup) as empty:
+                for _ in range(rounds):
+                    none = empty.costs()
+                    done = load(place, seconds)
+                    after = empty.costs()
+                    floors.append(
+                        _figures({h: (after[h][0] - none[h][0], after[h][1] - none[h][1]) for h in after}, unit, done)
+                    )
+            middle = sorted(figures, key=lambda f: float(f["ns_a_unit_and_endpoint"]))[rounds // 2]
+            middle["lowest"] = min(f["ns_a_unit_and_endpoint"] for f in figures)
+            middle["highest"] = max(f["ns_a_unit_and_endpoint"] for f in figures)
+            middle["floor_ns_a_run"] = round(statistics.median(f["ns_a_run"] for f in floors))
+            middle["floor_ns_a_unit_and_endpoint"] = round(
+                statistics.median(f["ns_a_unit_and_endpoint"] for f in floors), 2
+            )
+            found[name] = middle
+        found["1,000 idle connections"] = _idle(place, seconds)
     return found
+
+
+def _figures(between: dict[str, tuple[int, int]], unit: str, done: float) -> dict[str, Any]:
+    total, runs = sum(ns for ns, _ in between.values()), sum(n for _, n in between.values())
+    return {
+        "unit": unit,
+        "units": round(done),
+        "ns_a_run": round(total / max(1, runs)),
+        "ns_a_unit_and_endpoint": round(total / max(1, done) / 2, 2 if unit == "KB" else 0),
+        "runs_a_unit_and_endpoint": round(runs / max(1, done) / 2, 3),
+        "by_hook": {hook: {"ns_a_run": round(ns / n), "runs": n} for hook, (ns, n) in between.items() if n},
+    }
+
+
+def _idle(place: Bench, seconds: float, count: int = 1000) -> dict[str, Any]:
+    """Connections that are open and silent: no program runs for them."""
+    with place.observed() as source:
+        program = (
+            "import socket,sys,time\n"
+            f"held=[socket.create_connection(('127.0.0.1',{PORT})) for _ in range({count})]\n"
+            "print('open',flush=True)\ntime.sleep(3600)\n"
+        )
+        holder = place.start("idle", "/usr/bin/python3", "-c", program, stdout=subprocess.PIPE)
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        time.sleep(0.2)
+        before = source.costs()
+        time.sleep(seconds)
+        between = costs_between(before, source.costs())
+        place.processes.stop(holder)
+    runs = sum(n for _, n in between.values())
+    return {"unit": "second", "units": seconds, "runs_a_unit_and_endpoint": round(runs / seconds / 2 / count, 3)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidelight.agent import layout
-from sidelight.agent.books import Books
+from sidelight.agent.books import LATENCY_TOTALS, Books, _pack_values, _unpack_values
 from sidelight.agent.source import Generation
 from sidelight.identity.resolver import Resolver
 
@@ -93,3 +94,34 @@ def test_bytes_that_came_with_latencies_belong_to_their_edges(tmp_path: Path) ->
         assert each.edges.values["tx_bytes"][:3].tolist() == [15, 17, 0]
         assert each.edges.values["rx_bytes"][:3].tolist() == [0, 0, 4]
         assert each.edges.values["rx_body_bytes"][:3].tolist() == [0, 3, 0]
+
+
+def test_values_come_back_from_the_journal_as_they_were() -> None:
+    values = np.zeros(3, LATENCY_TOTALS)
+    values["sum_ns"] = (1, 0, 2**64 - 1)
+    values["buckets"][1, 111] = 7
+    packed = _pack_values(values)
+    assert len(packed) < 50
+    assert (_unpack_values(packed, 3, LATENCY_TOTALS) == values).all()
+    assert len(_unpack_values(_pack_values(values[:0]), 0, LATENCY_TOTALS)) == 0
+    for cut in (3, len(packed) - 1):
+        with pytest.raises((ValueError, IndexError)):
+            _unpack_values(packed[:cut], 3, LATENCY_TOTALS)
+
+
+def test_a_key_whose_meaning_changed_goes_to_its_new_row(tmp_path: Path) -> None:
+    books = Books(tmp_path / "journal")
+    books.book(generation(0, [(1, 1)]), resolver(), 0.0)
+    books.book(generation(1, [(1, 2)]), resolver(), 1.0)
+    assert len(books.edges) == 1 and books.edges.values["opened"][0] == 3
+
+    class Renamed(NoTree):
+        def path(self, cgroup_id: int) -> str | None:
+            return f"/system.slice/other{cgroup_id}.service"
+
+    books.book(generation(2, [(1, 5)]), Resolver(Renamed(), lambda pids: ""), 2.0)
+    assert books.edges.values["opened"][:2].tolist() == [3, 5]
+    books.edges.keep(np.array([False, True]))
+    books.latencies.keep(np.array([False, True]))
+    books.book(generation(3, [(1, 1)]), Resolver(Renamed(), lambda pids: ""), 3.0)
+    assert len(books.edges) == 1 and books.edges.values["opened"][0] == 6

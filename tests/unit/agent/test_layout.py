@@ -6,9 +6,10 @@ import math
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sidelight.agent import layout
+from sidelight.agent import books, layout
 from sidelight.agent.errors import DecodeError
 
 SHARED = (
@@ -70,3 +71,10 @@ def test_every_counter_has_a_kind_and_fits_its_map() -> None:
     counters = layout.counters()
     assert len({counter.name for counter in counters}) == len(counters) <= 64
     assert {counter.kind for counter in counters} == {"SEEN", "LOST", "UNDECIDED"}
+
+
+def test_the_books_read_edge_keys_where_the_programs_put_them() -> None:
+    key = np.zeros(1, layout.EDGE_KEY)
+    key["cgroup_id"], key["peer_cgroup_id"], key["port"], key["role"] = 1, 2, 3, 4
+    key["remote"] = np.frombuffer(bytes(range(16)), np.uint8)
+    assert books._EDGE_KEY.unpack_from(key.tobytes()) == (1, 2, bytes(range(16)), 3, 4)
