@@ -30,6 +30,7 @@ def run(edges: tuple[int, ...] = (100, 1000, 10_000)) -> dict[str, Any]:
         found[f"{count} edges"] = {
             "collect_s": round(collected - start, 3),
             "render_s": round(rendered - collected, 3),
+            "scrape_s": round(rendered - start, 3),
             "prometheus_client_s": round(_client(families), 3),
             "mb": round(len(text) / 1e6, 2),
         }

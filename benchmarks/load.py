@@ -72,7 +72,7 @@ class Bench:
 
     def start(self, name: str, *command: str, **more: Any) -> subprocess.Popen[bytes]:
         """In the cgroup's child `name` and in the namespace."""
-        if name == "openloop" and self.cgroup.name == "observed":
+        if self.cgroup.name == "observed" and name != "nginx":
             name = f"observed/{name}"
         return self.processes.start(name, ["ip", "netns", "exec", self.netns, *command], **more)
 
@@ -133,14 +133,16 @@ class Bench:
         said = self.start("wrk", *command, stdout=subprocess.PIPE).communicate()[0].decode()
         return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(re.search(r"(\d+) requests in", said)[1])  # type: ignore[index]
 
-    def fixed_rate(self, rate: float, seconds: float, connections: int = 16, addresses: int = 1) -> dict[str, float]:
+    def fixed_rate(
+        self, rate: float, seconds: float, connections: int = 16, addresses: int = 1, name: str = "openloop"
+    ) -> dict[str, float]:
         """What benchmarks/openloop.c says: requests, failed, p50_us ... max_us. `addresses` of the server, from ADDRESS on."""
         program = self.scratch / "openloop"
         if not program.exists():
             source = Path(__file__).with_name("openloop.c")
             subprocess.run(["gcc", "-O2", "-o", str(program), str(source)], check=True)
         arguments = [ADDRESS, str(PORT), "/static", str(rate), str(seconds), str(connections), str(addresses)]
-        load = self.start("openloop", str(program), *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        load = self.start(name, str(program), *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         said, problem = load.communicate()
         if load.returncode:
             raise RuntimeError(f"openloop: {problem.decode().strip()}")

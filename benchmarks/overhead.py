@@ -71,7 +71,8 @@ def _latencies(place: Bench, switch: Switch, pairs: int, seconds: float) -> dict
     found = {}
     for name in names:
         median, low, high = interval(differences[name])
-        found[f"latency {name.removesuffix('_us')} at {round(rate / 1000)}k requests/s"] = {
+        found[f"latency {name.removesuffix('_us')} at half load"] = {
+            "requests_a_second": round(rate),
             "microseconds_unobserved": round(interval(plain[name])[0], 1),
             "added_microseconds": round(median, 1),
             "low": round(low, 1),
