@@ -14,7 +14,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,11 +24,12 @@ from sidelight.agent.source import Generation
 from sidelight.identity.model import OVERFLOW, EdgeNames, Identity, Kind, Provenance, ServiceName
 from sidelight.identity.resolver import PENDING, Resolver
 
+T = TypeVar("T")
 EDGE_TOTALS = layout.EDGE_VALUE
 LATENCY_TOTALS = np.dtype([("sum_ns", "<u8"), ("untimed", "<u8"), ("buckets", "<u8", (layout.LATENCY_BUCKETS,))])
 COMPACT_BYTES = 16 << 20
-KNOWN_KEYS = 1 << 17
-"""Kernel keys remembered with what they were."""
+KNOWN_GENERATIONS = 32
+"""How long it is remembered what a kernel's key was: so many generations after its last, twice as many at most."""
 HOLD_S = 5.0
 """How long the rows of a pod that nobody has told about yet are kept back."""
 
@@ -141,6 +142,29 @@ class _Known:
     moves: int
 
 
+class _Recent(Generic[T]):
+    """What was used lately, by key: the half that was not asked for between two turns goes."""
+
+    def __init__(self) -> None:
+        self._new: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
+
+    def get(self, key: bytes) -> T | None:
+        found = self._new.get(key)
+        if found is None and (found := self._old.get(key)) is not None:
+            self._new[key] = found
+        return found
+
+    def put(self, key: bytes, value: T) -> None:
+        self._new[key] = value
+
+    def turn(self) -> None:
+        self._old, self._new = self._new, {}
+
+    def __len__(self) -> int:
+        return len(self._old.keys() | self._new.keys())
+
+
 class _Record(msgspec.Struct, array_like=True):
     """One journal entry: new keys, then rows as raw little-endian bytes and their deltas, packed (_pack_values)."""
 
@@ -165,8 +189,8 @@ class Books:
         self.latencies = Table(LATENCY_TOTALS)
         self.last_generation = -1
         self.damaged_records = 0
-        self._known: dict[bytes, _Known] = {}
-        self._known_latencies: dict[bytes, tuple[EdgeKey, int, int]] = {}
+        self._known: _Recent[_Known] = _Recent()
+        self._known_latencies: _Recent[tuple[EdgeKey, int, int]] = _Recent()
         self._path = journal
         self._file: int | None = None
         self._written = 0
@@ -181,6 +205,9 @@ class Books:
         """Attributes and adds a generation, and writes it to the journal. Twice is the same as once."""
         if generation.number <= self.last_generation:
             return
+        if generation.number % KNOWN_GENERATIONS == 0:
+            self._known.turn()
+            self._known_latencies.turn()
         asked: dict[bytes, _Known] = {}
         edge_rows = self._edge_rows(generation.edge_keys, generation.edge_values, resolver, at, asked)
         latency_rows, their_edges = self._latency_rows(generation.latency_keys, resolver, at, asked)
@@ -224,10 +251,9 @@ class Books:
             known = self._known_latencies.get(key)
             if known is None or known[0] is not edge.key or known[2] != self.latencies.moves:
                 row = self.latencies.row(LatencyKey(edge.key, *detail), at)
-                known = self._known_latencies[key] = (edge.key, row, self.latencies.moves)
+                known = (edge.key, row, self.latencies.moves)
+                self._known_latencies.put(key, known)
             rows[index] = known[1]
-        if len(self._known_latencies) > KNOWN_KEYS:
-            self._known_latencies.clear()
         return rows, edges
 
     def _edge(self, raw: bytes, resolver: Resolver, at: float, weight: int, asked: dict[bytes, _Known]) -> _Known:
@@ -236,20 +262,17 @@ class Books:
         if found is not None:
             return found
         role, port, ends = _ends(raw, resolver, at, weight)
-        found = self._known.get(raw)
-        if (
-            found is None
-            or not (found.ends.local is ends.local or found.ends.local == ends.local)
-            or not (found.ends.remote is ends.remote or found.ends.remote == ends.remote)
-            or found.ends.service != ends.service
-        ):
+        last = self._known.get(raw)
+        same = last is not None and _same(last.ends, ends)
+        if last is not None and same and last.moves == self.edges.moves:
+            asked[raw] = last
+            return last
+        if last is not None and same:
+            key = last.key
+        else:
             key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
-            found = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
-        elif found.moves != self.edges.moves:
-            found = _Known(ends, found.key, self.edges.row(found.key, at), self.edges.moves)
-        if len(self._known) > KNOWN_KEYS:
-            self._known.clear()
-        self._known[raw] = asked[raw] = found
+        found = asked[raw] = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
+        self._known.put(raw, found)
         return found
 
     # -- pods that are named late --------------------------------------------------------------------------------
@@ -387,6 +410,15 @@ class Books:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _same(one: EdgeNames, other: EdgeNames) -> bool:
+    """Mostly the same objects, which is quick to see."""
+    return (
+        (one.local is other.local or one.local == other.local)
+        and (one.remote is other.remote or one.remote == other.remote)
+        and one.service == other.service
+    )
 
 
 def _ends(raw: bytes, resolver: Resolver, at: float, weight: int) -> tuple[int, int, EdgeNames]:

@@ -197,14 +197,20 @@ struct dns_socket {
 };
 
 /*
- * An entry of a direct-mapped table: the newest one of its place stays. Writers do not wait for each other: `check` is the
- * exclusive or of the other two, so that a mixture of two entries is none.
+ * A table of small buckets: a new entry takes the place of the bucket's oldest. Writers do not wait for each other: `check`
+ * is the exclusive or of two others, so that a mixture of two entries is none.
  */
-#define HANDSHAKES 16384
+#define HANDSHAKE_BUCKETS 4096
+#define HANDSHAKE_WAYS 4
 struct handshake {
 	u64 key; /* sequence << 32 | client's port << 16 | enum role of the sender */
 	u64 cgroup_id;
 	u64 check;
+	u64 jiffies;
+};
+
+struct handshakes {
+	struct handshake ways[HANDSHAKE_WAYS];
 };
 
 struct handoff {

@@ -29,7 +29,11 @@ static __always_inline void count_many(u32 which, u64 n)
  * Makes 1 <= size <= mask plain to the verifier of any kernel: the compiler would turn a comparison into arithmetic
  * that older ones cannot follow. The caller has made sure that it holds; `size` is a u64.
  */
+#ifndef SIDELIGHT_HOST
 #define BOUND_SIZE(size, mask) asm volatile("%0 &= " #mask "\n\tif %0 s> 0 goto +1\n\t%0 = 1" : "+r"(size))
+#else /* compiled for the host, to be fuzzed: tests/fuzz/host */
+#define BOUND_SIZE(size, mask) ((size) = ((size) & (mask)) ? ((size) & (mask)) : 1)
+#endif
 
 static __always_inline struct settings *current_settings(void)
 {
@@ -72,9 +76,9 @@ static __always_inline u64 handshake_key(u32 sequence, u16 client_port, u8 from)
 	return (u64)sequence << 32 | (u32)client_port << 16 | from;
 }
 
-static __always_inline struct handshake *handshake_place(u64 key)
+static __always_inline struct handshakes *handshake_bucket(u64 key)
 {
-	u32 index = (key * 0x9e3779b97f4a7c15ULL) >> 50; /* Fibonacci hashing: the upper 14 bits */
+	u32 index = (key * 0x9e3779b97f4a7c15ULL) >> 52; /* Fibonacci hashing: the upper 12 bits */
 
 	return handshakes.lookup(&index);
 }

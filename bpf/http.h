@@ -59,8 +59,12 @@ static __always_inline u64 load8(const u8 *p)
 /* An index into the window, in a way that no compiler optimizes away before the verifier has seen it. */
 static __always_inline u64 at(u64 index)
 {
+#ifndef SIDELIGHT_HOST
 	asm volatile("%0 &= 511" : "+r"(index));
 	return index;
+#else
+	return index & 511;
+#endif
 }
 
 /* High bit set in each byte of `w` equal to `c`; bytes above the first match may be wrong. */

@@ -38,7 +38,7 @@ BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
 
 /* Who sent the SYN or SYN-ACK with this sequence number: names both ends of what stays on the node, through NAT. */
-BPF_TABLE("array", u32, struct handshake, handshakes, HANDSHAKES);
+BPF_TABLE("array", u32, struct handshakes, handshakes, HANDSHAKE_BUCKETS);
 
 /* Roles of connections older than the programs, by socket cookie, from sock_diag (agent/adopt.py). */
 BPF_TABLE("hash", u64, u8, adopted_roles, 16384);

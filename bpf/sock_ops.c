@@ -36,12 +36,19 @@ static __always_inline void connection_addresses(struct bpf_sock_ops *ops, struc
 static __always_inline u64 handshake_cgroup(u32 sequence, u16 client_port, u8 from)
 {
 	u64 key = handshake_key(sequence, client_port, from), cgroup;
-	struct handshake *place = handshake_place(key);
+	struct handshakes *bucket = handshake_bucket(key);
 
-	if (!place || place->key != key)
+	if (!bucket)
 		return 0;
-	cgroup = place->cgroup_id;
-	return place->check == (key ^ cgroup) ? cgroup : 0;
+#pragma unroll
+	for (int way = 0; way < HANDSHAKE_WAYS; way++) {
+		if (bucket->ways[way].key != key)
+			continue;
+		cgroup = bucket->ways[way].cgroup_id;
+		if (bucket->ways[way].check == (key ^ cgroup))
+			return cgroup;
+	}
+	return 0;
 }
 
 static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct connection *c, u64 now)
@@ -55,13 +62,13 @@ static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct c
 	c->dir[RX].end = ops->rcv_nxt;
 	c->dir[RX].known = 1;
 	c->rtt_sampled_jiffies = bpf_jiffies64();
-	COUNT(seen_opened);
 	if (c->key.cgroup_id) {
+		COUNT(seen_opened);
 		edge = edge_get(&c->key);
 		if (edge)
 			EDGE_ADD(edge, opened, 1);
 	} else {
-		c->flags |= CONN_OPEN_PENDING;
+		c->flags |= CONN_OPEN_PENDING; /* counted by connection_flush_into() */
 	}
 	event_connection(ops, c, EVENT_OPEN, 0, now, now - c->started_ns, ops->srtt_us >> 3);
 }

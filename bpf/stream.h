@@ -198,6 +198,7 @@ static __always_inline void connection_flush_into(struct edge_value *edge, struc
 		return;
 	if (c->flags & CONN_OPEN_PENDING) {
 		c->flags &= ~CONN_OPEN_PENDING;
+		COUNT(seen_opened);
 		EDGE_ADD(edge, opened, 1);
 	}
 	n = direction_take(c, dir);

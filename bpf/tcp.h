@@ -15,13 +15,20 @@ enum next { NEXT_PARSE = 0, NEXT_CLOSE = 1, NEXT_NONE = 2 };
 static __always_inline void handshake_remember(struct bpf_sock *sk, u32 sequence, u16 client_port, u8 from)
 {
 	u64 key = handshake_key(sequence, client_port, from), cgroup = bpf_sk_cgroup_id(sk);
-	struct handshake *place = handshake_place(key);
+	struct handshakes *bucket = handshake_bucket(key);
+	struct handshake *place;
 
-	if (!place)
+	if (!bucket)
 		return;
+	place = &bucket->ways[0];
+#pragma unroll
+	for (int way = 1; way < HANDSHAKE_WAYS; way++)
+		if (bucket->ways[way].jiffies < place->jiffies)
+			place = &bucket->ways[way];
 	place->key = key;
 	place->cgroup_id = cgroup;
 	place->check = key ^ cgroup;
+	place->jiffies = bpf_jiffies64();
 }
 
 /* Addresses and ports of a socket that was there before the programs. */

@@ -8,7 +8,9 @@ import resource
 import signal
 import struct
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,12 @@ import pytest
 
 from sidelight.agent import bpf, layout
 from sidelight.agent.loader import DEFAULT_BPFFS
-from tests.end_to_end.test_servers import nginx, saturated, served, wrk
+from sidelight.cli.demo import free_port
+from tests.end_to_end.test_servers import nginx, saturated, served, steady, wrk
 from tests.observed import eventually
 from tests.running import Running, running
+
+PEERS = Path(__file__).resolve().parents[1] / "peers"
 
 
 def pid_of(agent: Running) -> int:
@@ -82,6 +87,80 @@ def test_counters_are_exact_and_losses_counted(fault: str, tmp_path: Path) -> No
         print(f"\n{fault}: {theirs:.0f} requests, events lost to a full ring {ring:.0f}, suppressed {agent.total('sidelight_lost_total', reason='event_suppressed'):.0f}")  # fmt: skip
         if fault == "a ring of one page":
             assert ring > 0
+
+
+def accepts(port: int) -> int:
+    """Connections nginx has accepted, the one that asks included."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stub", timeout=5) as response:
+        return int(response.read().decode().split("\n")[2].split()[0])
+
+
+def test_thousands_of_short_connections_a_second(tmp_path: Path) -> None:
+    """A connection a request, as fast as nginx accepts them: every one of them is opened and closed in the books, at both ends."""
+    with running() as agent:
+        port = nginx(agent.processes, tmp_path)
+        steady(agent)
+        theirs, ours = accepts(port), agent.total("sidelight_tcp_connections_opened_total", reporter="destination")
+        requests = wrk(agent, 4, f"http://127.0.0.1:{port}/static", "-H", "Connection: close", connections=64)
+        steady(agent)
+        accepted = accepts(port) - theirs
+        assert accepted > 4 * 2000 and accepted >= requests
+        eventually(
+            lambda: agent.total("sidelight_tcp_connections_opened_total", reporter="destination") - ours == accepted,
+            20, "every accepted connection is counted",
+        )  # fmt: skip
+        audit = agent.audit()
+        assert audit["holds"], audit
+        print(f"\n{accepted / 4:.0f} connections a second, events suppressed {agent.total('sidelight_lost_total', reason='event_suppressed'):.0f}")  # fmt: skip
+
+
+IDLE_CONNECTIONS = 100_000
+
+
+def test_a_hundred_thousand_idle_connections(tmp_path: Path) -> None:
+    """Opened, silent, closed: exact, and no work for the agent between."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    each = min(17_000, hard - 200)
+    pairs = -(-IDLE_CONNECTIONS // each)
+    with running("--event-rate", "100") as agent:
+        holders = []
+        for number in range(pairs):
+            port = free_port()
+            for role in ("listen", "connect"):
+                command = [sys.executable, "-I", str(PEERS / "holder.py"), role, str(port), str(each)]
+                holder = agent.processes.start(f"{role}{number}", command, stdout=subprocess.PIPE)
+                assert holder.stdout
+                if role == "listen":
+                    holder.stdout.readline()
+                holders.append(holder)
+        for holder in holders:
+            assert holder.stdout and holder.stdout.readline() == b"held\n"
+
+        def opened(reporter: str) -> float:
+            return agent.total("sidelight_tcp_connections_opened_total", reporter=reporter)
+
+        for reporter in ("source", "destination"):
+            eventually(lambda r=reporter: opened(r) == pairs * each, 30, f"all counted: {opened(reporter)}")  # type: ignore[misc]
+        before, memory = cpu_seconds(pid_of(agent)), rss_mb(pid_of(agent))
+        time.sleep(3)
+        idle = (cpu_seconds(pid_of(agent)) - before) / 3
+        print(f"\n{pairs * each} idle connections: agent {idle * 100:.1f} % of a core, {memory:.0f} MB")
+        for holder in holders:
+            agent.processes.stop(holder)
+        eventually(
+            lambda: agent.total("sidelight_tcp_connections_closed_total") == 2 * pairs * each, 60, "all of them closed"
+        )
+        audit = agent.audit()
+        assert audit["holds"], audit
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_a_clock_that_steps(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidelight.agent import layout
-from sidelight.agent.books import LATENCY_TOTALS, Books, _pack_values, _unpack_values
+from sidelight.agent.books import KNOWN_GENERATIONS, LATENCY_TOTALS, Books, _pack_values, _unpack_values
 from sidelight.agent.source import Generation
 from sidelight.identity.resolver import Resolver
 
@@ -125,3 +125,12 @@ def test_a_key_whose_meaning_changed_goes_to_its_new_row(tmp_path: Path) -> None
     books.latencies.keep(np.array([False, True]))
     books.book(generation(3, [(1, 1)]), Resolver(Renamed(), lambda pids: ""), 3.0)
     assert len(books.edges) == 1 and books.edges.values["opened"][0] == 6
+
+
+def test_keys_of_the_past_are_forgotten(tmp_path: Path) -> None:
+    books = Books(tmp_path / "journal")
+    for number in range(4 * KNOWN_GENERATIONS):
+        books.book(generation(number, [(1, 1), (1000 + number, 1)]), resolver(), float(number))
+    assert 2 < len(books._known) <= 2 * KNOWN_GENERATIONS + 1
+    assert 2 < len(books._known_latencies) <= 2 * KNOWN_GENERATIONS + 1
+    assert books.edges.values["opened"][0] == 4 * KNOWN_GENERATIONS

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The programs' own path of a TCP segment (bpf/tcp.h and below) on the host, under libFuzzer with the address and
+ * undefined-behaviour sanitizers. An input is a conversation: what the client and the server say, and how it is cut up.
+ *
+ *   byte 0     bit 0: seen by the server; bit 1: segments come early or twice
+ *   bytes 1-2  seed of the cutting
+ *   byte 3     share of the rest that the client says, of 256
+ *
+ * It is played twice, in large segments and in small ones. Whatever is said, both times the books must balance; and unless
+ * a play lost the framing, which is counted, both must count the same messages.
+ */
+#include "kernel.h"
+
+#include "tcp.h"
+
+#include <stdint.h>
+#include <stdio.h>
+
+#define TAIL_CALLS 33 /* the kernel's limit */
+#define LARGE 16000
+#define EARLY 8 /* segments held back at most */
+
+struct summary {
+	u64 requests, answered, unanswered, bytes;
+	bool sure;
+};
+
+static struct __sk_buff skb;
+static struct bpf_sock sk = {.family = 2};
+static u32 seed;
+
+static u32 next_random(void)
+{
+	seed = seed * 1664525 + 1013904223;
+	return seed >> 8;
+}
+
+static void check(bool holds, const char *what)
+{
+	if (!holds) {
+		fprintf(stderr, "broken: %s\n", what);
+		abort();
+	}
+}
+
+static void stream_check(const struct http_stream *s)
+{
+	check(s->have <= HEAD_WINDOW, "the window holds more than its size");
+	check(s->stashed <= REORDER_SLOTS, "more segments kept than there are places");
+	check(s->body_flushed <= s->body_bytes, "more body booked than seen");
+}
+
+/* One segment through the program of its direction, with the tail calls it asks for. */
+static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
+{
+	struct packet p = {.length = length, .seq = 1000 + offset, .flags = TCP_ACK | (push ? TCP_PSH : 0), .version = 4};
+	enum next next;
+
+	packet_bytes = bytes + offset;
+	packet_length = length;
+	next = tcp_packet(&skb, &sk, &p, dir);
+	for (int step = 0; next == NEXT_PARSE && step <= TAIL_CALLS; step++) {
+		if (step == TAIL_CALLS)
+			tcp_packet_cut(&sk, dir);
+		else if (!tcp_packet_next(&skb, &sk, dir))
+			break;
+	}
+	if (http_value) {
+		stream_check(&http_value->streams[RX]);
+		stream_check(&http_value->streams[TX]);
+		check(http_value->head - http_value->tail <= HTTP_PIPELINE, "more requests wait than there are places");
+	}
+}
+
+/* All that one side says: each byte at least once. */
+static void say(const u8 *bytes, u32 length, int dir, u32 most, bool disorder)
+{
+	struct {
+		u32 offset, length;
+	} held[EARLY];
+	u32 kept = 0, at = 0;
+
+	while (at < length || kept) {
+		u32 n = most == LARGE ? most : 1 + next_random() % most;
+
+		if (n > length - at)
+			n = length - at;
+		if (n && disorder && kept < EARLY && next_random() % 4 == 0) {
+			held[kept].offset = at; /* the network has it for a while */
+			held[kept++].length = n;
+		} else if (n) {
+			deliver(bytes, at, n, dir, at + n == length);
+			if (disorder && next_random() % 8 == 0)
+				deliver(bytes, at, n, dir, false); /* again */
+		}
+		at += n;
+		if (kept && (at >= length || next_random() % 2)) {
+			deliver(bytes, held[0].offset, held[0].length, dir, at >= length);
+			memmove(held, held + 1, --kept * sizeof(held[0]));
+		}
+	}
+}
+
+static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, bool server, u32 most, bool disorder)
+{
+	int request = server ? RX : TX, response = server ? TX : RX;
+	struct summary found = {};
+	u64 carried = 0;
+
+	kernel_reset();
+	settings_value = (struct settings){.sample_period = 1, .ordinary_rate = 1000000, .priority_rate = 1000000, .connection_rate = 1000000, .payload_rate = 1000000, .events = 1, .head_text = 1, .l7 = 1};
+	connection_value = calloc(1, sizeof(*connection_value));
+	connection_value->flags = CONN_OPENED;
+	connection_value->key.role = server ? ROLE_SERVER : ROLE_CLIENT;
+	connection_value->key.cgroup_id = 1;
+	connection_value->key.port = 80;
+	for (int dir = 0; dir < 2; dir++) {
+		connection_value->dir[dir].known = 1;
+		connection_value->dir[dir].end = 1000;
+	}
+	say(data, client_bytes, request, most, disorder);
+	say(data + client_bytes, server_bytes, response, most, disorder);
+	connection_flush_into(&edge_total, connection_value, http_value, RX, 0, 0);
+	connection_flush_into(&edge_total, connection_value, http_value, TX, 0, 0);
+	for (u32 i = 0; http_value && tcp_close_next(&skb, &sk); i++)
+		check(i < 2 * HTTP_PIPELINE, "the end does not end");
+
+	for (u32 i = 0; i < latency_count; i++) {
+		const struct latency_value *value = &latency_entries[i].value;
+		u64 n = value->untimed;
+
+		for (int bucket = 0; bucket < LATENCY_BUCKETS; bucket++)
+			n += value->buckets[bucket];
+		if (latency_entries[i].key >> 16)
+			found.answered += n;
+		else
+			found.unanswered += n;
+		carried += value->rx_bytes + value->tx_bytes;
+	}
+	found.requests = counter_values[COUNTER_seen_requests];
+	found.bytes = edge_total.rx_bytes + edge_total.tx_bytes + carried;
+	found.sure = !counter_values[COUNTER_lost_http_sync] && !counter_values[COUNTER_lost_http_tail_call] &&
+		     !counter_values[COUNTER_http_resync] && !counter_values[COUNTER_http_bad_framing] &&
+		     !counter_values[COUNTER_lost_reorder_storage];
+	check(found.answered == counter_values[COUNTER_seen_responses], "answered, but not counted as such");
+	check(found.unanswered == counter_values[COUNTER_seen_unanswered], "unanswered, but not counted as such");
+	check(found.bytes == (u64)client_bytes + server_bytes, "bytes were lost or booked twice");
+	check(counter_values[COUNTER_seen_events] ==
+		  counter_values[COUNTER_sent_events] + counter_values[COUNTER_lost_event_suppressed],
+	      "events wanted are neither sent nor counted");
+	return found;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct summary large, small;
+	u32 client, server;
+	bool at_server, disorder;
+
+	if (size < 5 || size > 60000)
+		return 0;
+	if (!bounds_value.ns[0])
+		bounds_make();
+	at_server = data[0] & 1;
+	disorder = data[0] & 2;
+	client = (u64)(size - 4) * data[3] / 255;
+	server = size - 4 - client;
+	seed = data[1] << 8 | data[2];
+	large = play(data + 4, client, server, at_server, LARGE, false);
+	seed = data[1] << 8 | data[2];
+	small = play(data + 4, client, server, at_server, 1 + data[1] % 200, disorder);
+	/* what does not begin like HTTP is opaque, unless its first segment came late: then the answers decide */
+	if (large.sure && small.sure && client && http_first_byte(data[4])) {
+		check(large.requests == small.requests, "the number of requests depends on how they were cut");
+		check(large.answered == small.answered, "the number of answers depends on how they were cut");
+		check(large.unanswered == small.unanswered, "what is unanswered depends on how it was cut");
+	}
+	return 0;
+}

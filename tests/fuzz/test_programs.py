@@ -1,0 +1,65 @@
+"""The kernel programs' C on the host: libFuzzer, with the address and undefined-behaviour sanitizers (tests/fuzz/host)."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent / "host"
+PROGRAMS = Path(__file__).resolve().parents[2] / "bpf"
+RUNS = 120_000
+
+
+@pytest.fixture(scope="module")
+def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    program = tmp_path_factory.mktemp("fuzz") / "http"
+    subprocess.run(
+        ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined",
+         # words are read where they are: BPF may, and the host may too
+         "-fno-sanitize=alignment",
+         "-Wall", "-Werror", "-Wno-unused-function", f"-I{PROGRAMS}", f"-I{HERE}", "-o", str(program), str(HERE / "http.c")],
+        check=True,
+    )  # fmt: skip
+    return program
+
+
+def test_no_conversation_breaks_bounds_or_books(fuzzer: Path, tmp_path: Path) -> None:
+    """The kept corpus, and mutations of it. For more: the same binary with -max_total_time, then `-merge=1` into the corpus."""
+    corpus = tmp_path / "corpus"
+    with tarfile.open(HERE / "corpus.tar.xz") as archive:
+        archive.extractall(corpus)
+    done = subprocess.run(
+        [str(fuzzer), f"-runs={RUNS}", "-max_len=4096", "-seed=7", f"-artifact_prefix={tmp_path}/", str(corpus)],
+        capture_output=True, text=True, errors="replace", timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Done {RUNS} runs" in done.stderr
+
+
+def test_the_harness_sees_a_broken_bound(fuzzer: Path, tmp_path: Path) -> None:
+    """A check that cannot fail is none: with a window too small for its reads, the sanitizer or the books must object."""
+    broken = tmp_path / "bpf"
+    broken.mkdir()
+    for header in PROGRAMS.glob("*.h"):
+        text = header.read_text()
+        if header.name == "http.h":
+            wrong = text.replace("	s->have += n;\n", "	s->have += n + 1;\n")
+            assert wrong != text
+            text = wrong
+        (broken / header.name).write_text(text)
+    program = tmp_path / "http"
+    subprocess.run(
+        ["clang", "-O1", "-fsanitize=fuzzer,address", "-Wno-unused-function", f"-I{broken}", f"-I{HERE}", "-o", str(program), str(HERE / "http.c")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    corpus = tmp_path / "corpus"
+    with tarfile.open(HERE / "corpus.tar.xz") as archive:
+        archive.extractall(corpus)
+    done = subprocess.run(
+        [str(program), "-runs=5000", "-seed=7", f"-artifact_prefix={tmp_path}/", str(corpus)],
+        capture_output=True, text=True, errors="replace", timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
