@@ -42,11 +42,32 @@ static __always_inline struct settings *current_settings(void)
 	return settings.lookup(&zero);
 }
 
+/*
+ * A key that is not in the current generation's map yet: added with the value `fresh`, or, when the map is full, the overflow
+ * entry's value, which counts as `full`. Null when there is none, which is counted too.
+ */
+static __always_inline void *books_add(void *current, void *key, void *fresh, void *overflow, u32 full)
+{
+	void *value;
+
+	if (!fresh)
+		return 0;
+	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
+	value = bpf_map_lookup_elem(current, key);
+	if (value)
+		return value;
+	count(full);
+	value = bpf_map_lookup_elem(current, overflow);
+	if (!value)
+		COUNT(lost_edge_no_map);
+	return value;
+}
+
 /* The edge's value in the current generation, made when missing; the overflow edge's when the map is full. */
 static __always_inline struct edge_value *edge_get(struct edge_key *key)
 {
 	struct edge_key overflow = {.role = ROLE_OVERFLOW};
-	struct edge_value *value, *fresh;
+	struct edge_value *value;
 	u32 zero = 0;
 	void *current = edges.lookup(&zero);
 
@@ -57,18 +78,7 @@ static __always_inline struct edge_value *edge_get(struct edge_key *key)
 	value = bpf_map_lookup_elem(current, key);
 	if (value)
 		return value;
-	fresh = zero_edge.lookup(&zero);
-	if (!fresh)
-		return 0;
-	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
-	value = bpf_map_lookup_elem(current, key);
-	if (value)
-		return value;
-	COUNT(lost_edge_map_full);
-	value = bpf_map_lookup_elem(current, &overflow);
-	if (!value)
-		COUNT(lost_edge_no_map);
-	return value;
+	return books_add(current, key, zero_edge.lookup(&zero), &overflow, COUNTER_lost_edge_map_full);
 }
 
 static __always_inline u64 handshake_key(u32 sequence, u16 client_port, u8 from)
@@ -88,7 +98,7 @@ static __always_inline struct handshakes *handshake_bucket(u64 key)
 static __always_inline struct latency_value *latency_get(struct latency_key *key)
 {
 	struct latency_key overflow = {.edge = {.role = ROLE_OVERFLOW}};
-	struct latency_value *value, *fresh;
+	struct latency_value *value;
 	u32 zero = 0;
 	void *current = latencies.lookup(&zero);
 
@@ -99,18 +109,7 @@ static __always_inline struct latency_value *latency_get(struct latency_key *key
 	value = bpf_map_lookup_elem(current, key);
 	if (value)
 		return value;
-	fresh = zero_latency.lookup(&zero);
-	if (!fresh)
-		return 0;
-	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
-	value = bpf_map_lookup_elem(current, key);
-	if (value)
-		return value;
-	COUNT(lost_latency_map_full);
-	value = bpf_map_lookup_elem(current, &overflow);
-	if (!value)
-		COUNT(lost_edge_no_map);
-	return value;
+	return books_add(current, key, zero_latency.lookup(&zero), &overflow, COUNTER_lost_latency_map_full);
 }
 
 /* Index of the first bound not below `ns`: seven halvings of the 128 bounds. */
