@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from sidelight.identity.model import Provenance
@@ -54,6 +55,7 @@ class LearnedName:
     until: float
 
 
+@lru_cache(maxsize=1024)
 def clean_host(host: str) -> str:
     """A DNS name fit for display: lower case, without port, trailing dot or anything a terminal would obey. Else empty."""
     host = host.strip().rstrip(".").lower()
@@ -67,6 +69,10 @@ def clean_host(host: str) -> str:
     except ValueError:
         return host
     return ""
+
+
+FRESH_S = 10.0
+"""A name that is learnt again within this time is left as it is: requests name their hosts all the time."""
 
 
 class LearnedNames:
@@ -91,6 +97,8 @@ class LearnedNames:
         if known and known.until >= at and _RANK[known.provenance] > _RANK[how]:
             return
         until = at + min(max(ttl, MIN_TTL_S), MAX_TTL_S)
+        if known and known.name == name and known.provenance is how and 0 <= until - known.until < FRESH_S:
+            return
         if known is None or known.name != name or known.until < at:
             self.version += 1
         self._names[key] = LearnedName(name, how, until)
