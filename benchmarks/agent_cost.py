@@ -40,8 +40,9 @@ def run(
     edges: tuple[int, ...] = (10, 100, 1000, 10_000),
 ) -> dict[str, Any]:
     found: dict[str, Any] = {"seconds_to_ready": 0.0, "seconds_to_first_named_flow": 0.0}
-    with bench(server_observed=False) as place, cluster(edges[-1]) as api:
+    with bench(server_observed=False) as place, cluster(100) as api:
         found |= first_flow(place, api)
+    with bench(server_observed=False) as place, cluster(edges[-1]) as api:
         with agent(place, api) as process:
             for rate in rates:
                 found[f"{rate} requests/s, 100 edges"] = cell(place, process, seconds, rate, min(100, edges[-1]))

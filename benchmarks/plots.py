@@ -40,6 +40,10 @@ def draw(results: dict[str, Any], directory: Path) -> dict[str, list[str]]:
     return drawn
 
 
+def _legend_below(figure: Any) -> None:
+    figure.legend(frameon=False, ncols=4, loc="outside lower center")
+
+
 def _program_cost(result: dict[str, Any]) -> Any:
     """ns a run by load, the floor's part of it apart."""
     rows = {name: row for name, row in result.items() if row.get("ns_a_run")}
@@ -59,7 +63,7 @@ def _program_cost(result: dict[str, Any]) -> Any:
     axes.axvline(150, color=GOAL, linestyle="--", linewidth=1, label="goal")
     axes.set_xlabel("ns a program run (bpf_stats)")
     axes.set_title("Cost of the kernel programs")
-    axes.legend(loc="lower right", frameon=False)
+    _legend_below(figure)
     return figure
 
 
@@ -78,26 +82,21 @@ def _overhead(result: dict[str, Any]) -> Any:
     axes.plot([], [], "|", color=OTHER, markersize=10, markeredgewidth=2, label="empty programs")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), list(rows)[::-1])
-    axes.set_xlabel("throughput observed / not observed, both ends on two saturated cores (95 % interval)")
+    axes.set_xlabel("throughput observed / not observed (95 % interval)")
     axes.set_title("Throughput")
-    axes.legend(loc="lower left", frameon=False)
+    _legend_below(figure)
     return figure
 
 
 def _agent_cost(result: dict[str, Any]) -> Any:
     """CPU by rate and by edges."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    rates = {
-        name: row
+    rates = sorted(
+        (row["requests_a_second"], row["cpu_percent_of_a_core"])
         for name, row in result.items()
         if name.endswith("requests/s, 100 edges") or name.startswith("the most")
-    }
-    left.plot(
-        [r["requests_a_second"] for r in rates.values()],
-        [r["cpu_percent_of_a_core"] for r in rates.values()],
-        "o-",
-        color=OURS,
     )
+    left.plot([rate for rate, _ in rates], [cpu for _, cpu in rates], "o-", color=OURS)
     left.axhline(2, color=GOAL, linestyle="--", linewidth=1)
     left.set_xlabel("requests a second, 100 edges")
     left.set_ylabel("agent, % of a core")
@@ -148,7 +147,7 @@ def _peers(result: dict[str, Any]) -> Any:
     axes.set_ylabel("throughput / unwatched")
     axes.set_ylim(0, 1.15)
     axes.set_title("The same load, watched in other ways")
-    axes.legend(frameon=False, loc="lower left")
+    _legend_below(figure)
     return figure
 
 
@@ -157,13 +156,15 @@ def _identity_accuracy(result: dict[str, Any]) -> Any:
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(rows) + 1.2))
     left = [0.0] * len(rows)
     for kind, colour in (("right", OURS), ("by workload only", "#79b8ff"), ("unresolved", FLOOR), ("wrong", GOAL)):
-        values = [100 * row[kind] / row["ends"] for row in rows.values()]
+        # those named by their workload alone are right too
+        counts = [row[kind] - (row["by workload only"] if kind == "right" else 0) for row in rows.values()]
+        values = [100 * count / row["ends"] for count, row in zip(counts, rows.values(), strict=True)]
         axes.barh(list(rows), values, left=left, color=colour, label=kind)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.invert_yaxis()
     axes.set_xlabel("% of connection ends")
     axes.set_title("Names: right, wrong and unresolved, while pods come and go")
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    _legend_below(figure)
     return figure
 
 

@@ -273,7 +273,7 @@ def test_the_governor_sheds_in_order_and_connection_counters_stay_exact(tmp_path
 
 def test_the_governor_takes_detail_back(tmp_path: Path) -> None:
     """Over its CPU budget for as long as it names 20,000 events a second; when the load is over everything is counted again."""
-    with running("--cpu-budget", "0.12", "--interval", "0.1", "--event-rate", "20000") as agent:
+    with running("--cpu-budget", "0.08", "--interval", "0.1", "--event-rate", "20000") as agent:
         port = nginx(agent.processes, tmp_path)
         wrk(agent, 4, f"http://127.0.0.1:{port}/static")
         assert "governor: events shed" in agent.log.read_text()
