@@ -58,14 +58,10 @@ class Learner:
         for index, text in batch.texts.items():
             key = batch.events[index]["key"]
             if text.host and key["role"] == layout.ROLE_CLIENT:
-                names.learn(
-                    int(key["cgroup_id"]),
-                    key["remote"].tobytes(),
-                    text.host,
-                    Provenance.HOST,
-                    float(times_ns[index]) / 1e9,
-                    3600.0,
-                )
+                address, at = key["remote"].tobytes(), float(times_ns[index]) / 1e9
+                # what the cluster knows needs no name from a request, and there are many such pairs
+                if not self._resolver.known_to_cluster(address, int(key["port"]), at):
+                    names.learn(int(key["cgroup_id"]), address, text.host, Provenance.HOST, at, 3600.0)
         return exchanges
 
 

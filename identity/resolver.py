@@ -117,6 +117,12 @@ class Resolver:
                 self.resolutions[(end, identity.provenance)] += flows
         return found
 
+    def known_to_cluster(self, address: Address, port: int, at: float) -> bool:
+        """Is it a pod's, a node's or a service's address?"""
+        return self.index is not None and (
+            self.index.owner(address, port, at) is not None or self.index.service(address, port, at) is not None
+        )
+
     def span(self, remote: Address, at: float) -> tuple[float, float]:
         """From when until when a remote address means what it means at `at`."""
         return self.index.span(remote, at) if self.index else (float("-inf"), float("inf"))

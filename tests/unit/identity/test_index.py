@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidelight.agent import decode, layout
+from sidelight.agent.attribute import Learner
+from sidelight.agent.decode import EventBatch, RequestText
 from sidelight.identity import objects
 from sidelight.identity.index import Index
 from sidelight.identity.model import Kind
 from sidelight.identity.names import address_of
+from sidelight.identity.resolver import Resolver
 
 
 def pod(name: str, ips: list[str], uid: str = "", created: str = "", **spec: Any) -> objects.Pod:
@@ -224,3 +229,26 @@ def test_a_creation_time_in_the_future_keeps_nothing_for_ever() -> None:
     assert name_at(index, "10.0.0.1", 4.5) == "p4"
     index.put("pods", pod("other", ["10.0.0.2"]), 100.0)
     assert index.counts()["tombstones"] == 0
+
+
+def test_a_host_header_names_only_what_the_cluster_does_not_know() -> None:
+    """Else every pair of a pod and an address would take its place among the learnt names, of which there are so many."""
+    index = Index()
+    index.put("pods", pod("web", ["10.0.0.1"]), 10.0)
+    resolver = Resolver(Nowhere(), lambda pids: "", index=index)
+    learner = Learner(resolver)
+    events = np.zeros(2, layout.EVENT)
+    events["type"], events["key"]["role"], events["key"]["cgroup_id"] = decode.REQUEST, layout.ROLE_CLIENT, 7
+    for event, address in zip(events, ("10.0.0.1", "192.0.2.1"), strict=True):
+        event["key"]["remote"] = np.frombuffer(address_of(address), np.uint8)
+    texts = {number: RequestText("GET", "/", "HTTP/1.1", "web.example") for number in range(2)}
+    learner.learn(EventBatch(events, texts, {}), np.full(2, 11 * 10**9))
+    assert [address for (_, address), _ in resolver.names.items()] == [address_of("192.0.2.1")]
+
+
+class Nowhere:
+    def path(self, cgroup_id: int) -> str | None:
+        return None
+
+    def processes(self, path: str) -> list[int]:
+        return []
