@@ -253,6 +253,7 @@ class Agent:
         """Moves one generation from the kernel to the books. Raises SidelightError when the programs have been taken off."""
         self.source.check_attached()
         generation = self.source.drain()
+        self.poll_events()  # what this generation's DNS answers teach is to name its figures
         with self._lock:
             self.books.book(generation, self.resolver, time.time())
         self.source.clear(generation)

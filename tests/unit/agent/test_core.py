@@ -1,0 +1,27 @@
+"""The order of a drain."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from sidelight.agent.core import Agent
+
+
+def test_events_are_read_between_the_maps_and_the_books(monkeypatch: Any) -> None:
+    """A DNS answer that came before a connection was counted names it in the books, however long the pipeline was away."""
+    steps: list[str] = []
+
+    def step(name: str) -> Any:
+        return lambda *_: steps.append(name)
+
+    agent = Agent.__new__(Agent)
+    agent.source = SimpleNamespace(check_attached=step("attached"), drain=step("maps"), clear=step("clear"))  # type: ignore[assignment]
+    agent.books = SimpleNamespace(book=step("books"))  # type: ignore[assignment]
+    agent.resolver = agent.ready = SimpleNamespace(set=step("ready"))  # type: ignore[assignment]
+    agent._lock = threading.Lock()
+    agent._drains, agent.failed = 0, ""
+    monkeypatch.setattr(Agent, "poll_events", step("events"))
+    agent.drain()
+    assert steps == ["attached", "maps", "events", "books", "clear", "ready"]
