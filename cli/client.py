@@ -6,9 +6,10 @@ import contextlib
 import heapq
 import json
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,32 @@ class Client:
     """One or several servers. Flows of several are merged by time."""
 
     channels: list[tuple[str, grpc.Channel]]
+    interrupted: bool = False
+    _calls: list[grpc.Call] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def until_interrupted(self) -> Iterator[None]:
+        """Ctrl-C ends the streams and sets `interrupted`; a second one raises KeyboardInterrupt.
+
+        An exception out of a signal can be swallowed where it strikes, in a callback of the library for one; a cancelled call cannot.
+        """
+
+        def end(*_: object) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            # on a thread: the one that was interrupted may hold the call's locks
+            threading.Thread(target=self._cancel, daemon=True).start()
+
+        before = signal.signal(signal.SIGINT, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _cancel(self) -> None:
+        for call in self._calls:
+            call.cancel()
 
     def flows(self, request: observer_pb2.GetFlowsRequest) -> Iterator[observer_pb2.GetFlowsResponse]:
         """GetFlows of all servers. Raises SidelightError with the server's own words."""
@@ -42,8 +69,12 @@ class Client:
             yield from heapq.merge(*streams, key=lambda r: (r.time.seconds, r.time.nanos))
 
     def _stream(self, name: str, channel: grpc.Channel, request: Any) -> Iterator[Any]:
+        call = observer_pb2_grpc.ObserverStub(channel).GetFlows(request)
+        self._calls.append(call)
+        if self.interrupted:
+            call.cancel()
         try:
-            yield from observer_pb2_grpc.ObserverStub(channel).GetFlows(request)
+            yield from call
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.CANCELLED:
                 return

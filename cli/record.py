@@ -45,7 +45,7 @@ def record_command(
     writer = FlowWriter(file)
     try:
         try:
-            with connect(arguments) as client:
+            with connect(arguments) as client, client.until_interrupted():
                 for response in client.flows(request):
                     if response.HasField("lost_events") or wanted(response.flow):
                         writer.add(response)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,8 @@ def tail_command(**arguments: Any) -> None:
 
         show(read_flows(arguments["path_"], request), selection, arguments)
         return
-    with connect(arguments) as client:
-        show(client.flows(request), selection, arguments)
+    with connect(arguments) as client, client.until_interrupted():
+        show(client.flows(request), selection, arguments, lambda: client.interrupted)
 
 
 def flows_request(selection: Selection, arguments: dict[str, Any]) -> observer_pb2.GetFlowsRequest:
@@ -138,8 +138,13 @@ def wants_colour(arguments: dict[str, Any]) -> bool:
     return sys.stdout.isatty() and not arguments.get("no_color") and not os.environ.get("NO_COLOR")
 
 
-def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, Any]) -> None:
-    """Prints until the stream, the count or the user's patience ends; then what was seen and lost."""
+def show(
+    responses: Iterator[Any],
+    selection: Selection,
+    arguments: dict[str, Any],
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Prints until the stream, the count or the user's patience (`stopped`) ends; then what was seen and lost."""
     style = arguments["output"]
     colour = wants_colour(arguments)
     terminal = sys.stdout.isatty()
@@ -166,6 +171,7 @@ def show(responses: Iterator[Any], selection: Selection, arguments: dict[str, An
                 break
     except KeyboardInterrupt:
         interrupted = True
+    if interrupted := interrupted or stopped():
         click.echo("", err=True)
     if terminal or interrupted or counts["lost"]:
         click.echo(summary(counts), err=True)
