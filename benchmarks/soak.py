@@ -28,7 +28,7 @@ PODS, ASKED = 200, 64
 """Pods in all, and those that the clients ask; the others come and go."""
 LOAD_S = 10.0
 """Length of one client's life."""
-SETTLED_S = 300.0
+SETTLED_S = 600.0
 """Memory is still filling its rings and caches before."""
 
 
@@ -36,8 +36,7 @@ def run(minutes: float = 30.0, every_s: float = 60.0) -> dict[str, Any]:
     before = kernel_objects()
     with bench(server_observed=False) as place, cluster(PODS) as api:
         found = _soak(place, api, minutes * 60, every_s)
-    after = kernel_objects()
-    found["kernel_objects_left"] = sum(after.values()) - sum(before.values())
+    found["kernel_objects_left"] = len(kernel_objects() - before)
     found["cgroups_left"] = len(list(place.cgroup.parent.glob("sidelight-bench-*")))
     return found
 
@@ -105,7 +104,7 @@ def _sample(place: Bench, process: subprocess.Popen[bytes], now: float) -> dict[
         "rss_mb": round(_rss(process.pid) / 1e6, 2),
         "balanced": float(audit.returncode == 0),
         "descriptors": len(list(Path(f"/proc/{process.pid}/fd").iterdir())),
-        "kernel_objects": sum(kernel_objects().values()),
+        "kernel_objects": len(kernel_objects()),
     }
 
 
@@ -133,13 +132,13 @@ def _requests(port: int) -> float:
     raise RuntimeError("no count of responses")
 
 
-def kernel_objects() -> dict[str, int]:
-    """Programs, maps and links of the machine, by bpftool."""
-    counts = {}
+def kernel_objects() -> set[tuple[str, int]]:
+    """(kind, number) of the machine's BPF programs, maps and links, by bpftool."""
+    found = set()
     for kind in ("prog", "map", "link"):
         said = subprocess.run(["bpftool", "-j", kind, "show"], capture_output=True, check=True).stdout
-        counts[kind] = len(json.loads(said or b"[]"))
-    return counts
+        found |= {(kind, int(item["id"])) for item in json.loads(said or b"[]")}
+    return found
 
 
 def main() -> int:
