@@ -205,10 +205,10 @@ class Agent:
             self._hurry.wait(self.settings.poll_s)
         try:
             self.poll_events()
-            self._release_held(all_of_them=True)
             self.drain()
         except (SidelightError, OSError) as error:
             log.error("last drain: %s", error)
+        self._release_held(all_of_them=True)  # behind the drain, which reads events too
 
     def poll_events(self) -> int:
         """Reads, names and publishes the events that wait. Returns how many."""

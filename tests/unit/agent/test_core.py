@@ -25,3 +25,14 @@ def test_events_are_read_between_the_maps_and_the_books(monkeypatch: Any) -> Non
     monkeypatch.setattr(Agent, "poll_events", step("events"))
     agent.drain()
     assert steps == ["attached", "maps", "events", "books", "clear", "ready"]
+
+
+def test_what_waits_for_a_name_is_published_behind_the_last_events(monkeypatch: Any) -> None:
+    steps: list[str] = []
+    agent = Agent.__new__(Agent)
+    agent._stop = threading.Event()
+    agent._stop.set()
+    for name in ("poll_events", "drain", "_release_held"):
+        monkeypatch.setattr(Agent, name, lambda *_, name=name, **__: steps.append(name))
+    agent._run()
+    assert steps[-1] == "_release_held" and "drain" in steps
