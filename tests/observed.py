@@ -34,7 +34,7 @@ OPEN_RATES = CaptureSettings(
 )
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
+def eventually(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "", every_s: float = 0.02) -> Any:
     """Polls until the condition holds and returns what it gave."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -43,7 +43,7 @@ def eventually(condition: Callable[[], Any], timeout_s: float = 15.0, what: str 
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"did not happen within {timeout_s:g} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 def remove_leftovers() -> None:

@@ -106,6 +106,16 @@ class Running:
         self.log.unlink(missing_ok=True)
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process, by /proc/PID/stat."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rss_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 def flows_of(agent: Running, *arguments: str) -> list[dict[str, Any]]:
     said = agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json", *arguments).stdout
     return [json.loads(line)["flow"] for line in said.splitlines()]

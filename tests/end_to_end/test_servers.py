@@ -63,10 +63,20 @@ def nginx(processes: Processes, tmp_path: Path) -> int:
     return port
 
 
+def _stub(port: int, column: int) -> int:
+    """nginx's own count, the connection and request that ask included: 0 connections accepted, 2 requests."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stub", timeout=5) as response:
+        return int(response.read().decode().split("\n")[2].split()[column])
+
+
 def stub_status(port: int) -> int:
     """Requests nginx has counted, this one included."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/stub", timeout=5) as response:
-        return int(response.read().decode().split("\n")[2].split()[2])
+    return _stub(port, 2)
+
+
+def accepts(port: int) -> int:
+    """Connections nginx has accepted, the one that asks included."""
+    return _stub(port, 0)
 
 
 def wrk(agent: Running, seconds: int, url: str, *more: str, connections: int = 16) -> int:
