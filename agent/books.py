@@ -262,18 +262,15 @@ class Books:
         if found is not None:
             return found
         role, port, ends = _ends(raw, resolver, at, weight)
-        last = self._known.get(raw)
-        same = last is not None and _same(last.ends, ends)
-        if last is not None and same and last.moves == self.edges.moves:
-            asked[raw] = last
-            return last
-        if last is not None and same:
-            key = last.key
-        else:
+        known = self._known.get(raw)
+        if known is None or not _same(known.ends, ends):
             key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
-        found = asked[raw] = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
-        self._known.put(raw, found)
-        return found
+            known = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
+            self._known.put(raw, known)
+        elif known.moves != self.edges.moves:
+            known.row, known.moves = self.edges.row(known.key, at), self.edges.moves
+        asked[raw] = known
+        return known
 
     # -- pods that are named late --------------------------------------------------------------------------------
 

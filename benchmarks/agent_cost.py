@@ -9,7 +9,6 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -30,8 +29,8 @@ from sidelight.cli.client import Client
 from sidelight.cli.demo import free_port
 from sidelight.exporter.proto import observer_pb2
 from tests.cluster.apiserver import ApiServer
+from tests.running import SIDELIGHT, cpu_seconds, rss_mb
 
-SIDELIGHT = [sys.executable, "-m", "sidelight.cli.main"]
 FOLLOWERS = 5
 
 
@@ -40,23 +39,25 @@ def run(
     rates: tuple[int, ...] = (0, 1000, 10_000, 50_000),
     edges: tuple[int, ...] = (10, 100, 1000, 10_000),
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"seconds_to_ready": 0.0, "seconds_to_first_named_flow": 0.0}
     with bench(server_observed=False) as place, cluster(100) as api:
-        found |= first_flow(place, api)
-        with agent(place, api) as process:
+        found: dict[str, Any] = {**first_flow(place, api)}
+        with agent(place, *knowing(api)) as process:
             for rate in rates:
                 found[f"{rate} requests/s, 100 edges"] = cell(place, process, seconds, rate, min(100, edges[-1]))
             found["the most, 100 edges"] = cell(place, process, seconds, 10**6, min(100, edges[-1]))
     with bench(server_observed=False) as place, cluster(edges[-1]) as api:
         by_edges = []
         for count in edges:
-            with agent(place, api) as process:
+            with agent(place, *knowing(api)) as process:
                 row = cell(place, process, seconds, 5000, count)
                 by_edges.append((count, row["cpu_percent_of_a_core"], row["rss_mb"]))
                 found[f"5000 requests/s, {count} edges"] = row
-        with backend() as endpoint, agent(place, api, "--otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process:
+        with (
+            backend() as endpoint,
+            agent(place, *knowing(api), "--otlp", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as process,
+        ):
             found["5000 requests/s, 100 edges, spans"] = cell(place, process, seconds, 5000, min(100, edges[-1]))
-        with agent(place, api) as process, followers(place, FOLLOWERS):
+        with agent(place, *knowing(api)) as process, followers(place, FOLLOWERS):
             found[f"5000 requests/s, 100 edges, {FOLLOWERS} followers"] = cell(
                 place, process, seconds, 5000, min(100, edges[-1])
             )
@@ -73,7 +74,7 @@ def cell(place: Bench, process: subprocess.Popen[bytes], seconds: float, rate: i
     connections = max(edges, 64)
     if rate:
         place.fixed_rate(load, 1.5, connections, edges)
-    cpu, start, requests = _cpu(process.pid), time.monotonic(), 0.0
+    cpu, start, requests = cpu_seconds(process.pid), time.monotonic(), 0.0
     if rate:
         requests = place.fixed_rate(load, seconds, connections, edges)["requests"]
     else:
@@ -81,8 +82,8 @@ def cell(place: Bench, process: subprocess.Popen[bytes], seconds: float, rate: i
     elapsed = time.monotonic() - start
     return {
         "requests_a_second": round(requests / seconds),
-        "cpu_percent_of_a_core": round((_cpu(process.pid) - cpu) / elapsed * 100, 2),
-        "rss_mb": round(_rss(process.pid) / 1e6, 1),
+        "cpu_percent_of_a_core": round((cpu_seconds(process.pid) - cpu) / elapsed * 100, 2),
+        "rss_mb": round(rss_mb(process.pid), 1),
     }
 
 
@@ -109,29 +110,35 @@ def cluster(pods: int) -> Iterator[ApiServer]:
 
 
 @contextlib.contextmanager
-def agent(place: Bench, api: ApiServer, *more: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def agent(place: Bench, *more: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own on the place's cgroup, ready."""
     port = free_port()
-    process = spawn(place, api, port, *more, **environment)
-    try:
+    with spawned(place.cgroup, place.instance, port, *more, **environment) as process:
         wait_ready(port)
         yield process
-    finally:
-        end(place, process)
 
 
-def spawn(place: Bench, api: ApiServer, port: int, *more: str, **environment: str) -> subprocess.Popen[bytes]:
+def knowing(api: ApiServer) -> tuple[str, ...]:
+    """Options of an agent that asks an API server, and tells all it has counted."""
+    return "--kubeconfig", str(api.kubeconfig()), "--max-series", "100000"
+
+
+@contextlib.contextmanager
+def spawned(
+    cgroup: Path, instance: str, port: int, *more: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """An agent that starts; ended and taken off behind the block."""
     command = [
-        *SIDELIGHT, "agent", "--cgroup", str(place.cgroup), "--instance", place.instance, "--kubeconfig", str(api.kubeconfig()),
-        "--metrics-listen", f"127.0.0.1:{port}", "--max-series", "100000", *more,
+        *SIDELIGHT, "agent", "--cgroup", str(cgroup), "--instance", instance, "--metrics-listen", f"127.0.0.1:{port}", *more,
     ]  # fmt: skip
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **environment})
-
-
-def end(place: Bench, process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait()
-    loader.unload(place.instance)
-    shutil.rmtree(Path("/run/sidelight") / place.instance, ignore_errors=True)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **environment})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        loader.unload(instance)
+        shutil.rmtree(Path("/run/sidelight") / instance, ignore_errors=True)
 
 
 def first_flow(place: Bench, api: ApiServer) -> dict[str, float]:
@@ -140,8 +147,7 @@ def first_flow(place: Bench, api: ApiServer) -> dict[str, float]:
     socket = Path("/run/sidelight") / place.instance / "sidelight.sock"
     place.fixed_rate(100, 0.05, 1, 1)
     began = time.monotonic()
-    process = spawn(place, api, port)
-    try:
+    with spawned(place.cgroup, place.instance, port, *knowing(api)):
         while time.monotonic() < began + 30:
             if not ready and _is_ready(port):
                 ready = time.monotonic() - began
@@ -153,8 +159,6 @@ def first_flow(place: Bench, api: ApiServer) -> dict[str, float]:
                         taken = time.monotonic() - began
                         return {"seconds_to_ready": round(ready, 2), "seconds_to_first_named_flow": round(taken, 2)}
             time.sleep(0.02)
-    finally:
-        end(place, process)
     raise RuntimeError("no named flow")
 
 
@@ -207,13 +211,3 @@ def wait_ready(port: int) -> None:
             return
         time.sleep(0.02)
     raise RuntimeError("the agent did not become ready")
-
-
-def _cpu(pid: int) -> float:
-    """CPU seconds of a process, by /proc/PID/stat."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -23,16 +23,17 @@ class Goal:
             found = found.get(name) if isinstance(found, dict) else None
         return None if found is None or found == "" else float(found)
 
+    def beside(self, name: str, kept: dict[str, Any], run: str = "result") -> float | None:
+        """Another figure of the same row."""
+        return replace(self, path=(*self.path[:-1], name)).figure(kept, run)
+
     def verdict(self, kept: dict[str, Any]) -> str:
         """met, not met, or not resolved: its interval lies on both sides of the limit."""
         figure = self.figure(kept)
         if figure is None:
             return ""
-        row: Any = kept[self.benchmark]["result"]
-        for name in self.path[:-1]:
-            row = row[name]
-        low, high = (row.get("low", figure), row.get("high", figure)) if len(self.path) > 1 else (figure, figure)
-        if low < self.limit < high:
+        low, high = self.beside("low", kept), self.beside("high", kept)
+        if low is not None and high is not None and low < self.limit < high:
             return f"not resolved: {low:g} to {high:g}"
         return "met" if (figure <= self.limit if self.at_most else figure >= self.limit) else "not met"
 
@@ -112,5 +113,5 @@ def _spread(goal: Goal, kept: dict[str, Any], run: str) -> str:
     names = SPREADS.get(goal.path[-1])
     if names is None:
         return ""
-    low, high = (Goal("", goal.benchmark, (*goal.path[:-1], name), 0).figure(kept, run) for name in names)
+    low, high = (goal.beside(name, kept, run) for name in names)
     return "" if low is None or high is None else f" ({low:g} to {high:g})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agent_cost import wait_ready
-from sidelight.agent.loader import cgroup2_root, unload
+from benchmarks.agent_cost import spawned, wait_ready
+from sidelight.agent.loader import cgroup2_root
 from sidelight.cli.demo import demo_cgroup, free_port
 from tests.cluster.apiserver import ApiServer
 
@@ -50,24 +49,18 @@ def whole_agent(count: int) -> dict[str, Any]:
         api.compact()
         api.start()
         port, instance = free_port(), f"scale-{os.getpid()}"
-        command = [
-            sys.executable, "-m", "sidelight.cli.main", "agent", "--cgroup", str(cgroup), "--instance", instance,
-            "--kubeconfig", str(api.kubeconfig()), "--metrics-listen", f"127.0.0.1:{port}",
-        ]  # fmt: skip
         began = time.monotonic()
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
-            wait_ready(port)
-            ready = time.monotonic() - began
-            time.sleep(5.0)
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
-            rss, peak = (int(status[name].split()[0]) / 1000 for name in ("VmRSS", "VmHWM"))
+            with spawned(cgroup, instance, port, "--kubeconfig", str(api.kubeconfig())) as process:
+                wait_ready(port)
+                ready = time.monotonic() - began
+                time.sleep(5.0)
+                status = dict(
+                    line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+                )
+                rss, peak = (int(status[name].split()[0]) / 1000 for name in ("VmRSS", "VmHWM"))
         finally:
-            process.terminate()
-            process.wait()
             api.stop()
-            unload(instance)
-            shutil.rmtree(Path("/run/sidelight") / instance, ignore_errors=True)
     return {"seconds_to_ready": round(ready, 2), "rss_mb": round(rss, 1), "peak_over_steady": round(peak / rss, 2)}
 
 

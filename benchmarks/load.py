@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floor import floor
+from benchmarks.floor import attached, floor
 from sidelight.agent import bpf, loader
 from sidelight.agent.core import settings_record
-from sidelight.agent.loader import HOOKS, LoadRequest, Pins, Sizes, cgroup2_root, run_loader
+from sidelight.agent.loader import LoadRequest, Pins, Sizes, cgroup2_root, run_loader
 from sidelight.agent.settings import CaptureSettings
 from sidelight.agent.source import ProgramCost, Source
 from sidelight.cli.demo import Processes, _find, _remove_cgroup
@@ -109,7 +109,7 @@ class Bench:
 
     @contextlib.contextmanager
     def switch(self) -> Iterator[Switch]:
-        """The programs loaded, but attached only where Switch.observed() says so: alternating runs need not load them again."""
+        """The programs loaded, but attached only where Switch.attached() says so: alternating runs need not load them again."""
         with self.observed():
             pins = Pins.of(self.instance)
             for path in pins.links.iterdir():
@@ -178,7 +178,6 @@ class Switch:
 
     def __init__(self, cgroup: Path, pins: Pins) -> None:
         self._cgroup, self._pins = cgroup, pins
-        self.source = Source(pins, Sizes())
 
     @contextlib.contextmanager
     def attached(self, what: str) -> Iterator[None]:
@@ -190,16 +189,8 @@ class Switch:
             with floor(self._cgroup):
                 yield
             return
-        descriptors = [os.open(self._cgroup, os.O_RDONLY | os.O_DIRECTORY)]
-        try:
-            for name, hook in HOOKS.items():
-                if hook.attach_type >= 0:
-                    descriptors.append(bpf.open_pin(self._pins.programs / name))
-                    descriptors.append(bpf.create_link(descriptors[-1], descriptors[0], hook.attach_type))
+        with attached(self._cgroup, lambda name, _: bpf.open_pin(self._pins.programs / name)):
             yield
-        finally:
-            for descriptor in reversed(descriptors):
-                os.close(descriptor)
 
 
 @contextlib.contextmanager

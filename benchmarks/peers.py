@@ -9,16 +9,12 @@ import os
 import shutil
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from benchmarks.agent_cost import wait_ready
+from benchmarks.agent_cost import agent
 from benchmarks.load import PORT, PROXY_PORT, SHORT, Bench, bench
-from sidelight.agent import loader
-from sidelight.cli.demo import free_port
 
 WAYS = ("nothing", "sidelight", "tcpdump", "a proxy hop")
 TELLS = {
@@ -66,20 +62,8 @@ def _spread(values: list[float]) -> str:
 @contextlib.contextmanager
 def _watching(place: Bench, way: str, seen: list[str]) -> Iterator[None]:
     if way == "sidelight":
-        port = free_port()
-        command = [
-            sys.executable, "-m", "sidelight.cli.main", "agent", "--cgroup", str(place.cgroup), "--instance", place.instance,
-            "--metrics-listen", f"127.0.0.1:{port}",
-        ]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            wait_ready(port)
+        with agent(place):
             yield
-        finally:
-            process.terminate()
-            process.wait()
-            loader.unload(place.instance)
-            shutil.rmtree(Path("/run/sidelight") / place.instance, ignore_errors=True)
     elif way == "tcpdump":
         # only our own namespace's loopback, only our port
         command = ["ip", "netns", "exec", place.netns, "tcpdump", "-n", "-i", "lo", "-s", "256", "-w", "/dev/null", f"tcp port {PORT}"]  # fmt: skip

@@ -6,12 +6,18 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.floor import floor
 from benchmarks.load import LARGE_BYTES, PORT, SHORT, Bench, bench, bpf_stats, costs_between
+from sidelight.agent.source import ProgramCost
+
+HOLDER = Path(__file__).resolve().parents[1] / "tests" / "peers" / "holder.py"
 
 LOADS: dict[str, tuple[str, Callable[[Bench, float], float]]] = {
     "HTTP keep-alive": ("request", lambda place, seconds: place.wrk(seconds)[1]),
@@ -30,20 +36,10 @@ def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
     with bench() as place, bpf_stats():
         place.start_iperf()
         for name, (unit, load) in LOADS.items():
-            figures, floors = [], []
             with place.observed() as source:
-                for _ in range(rounds):
-                    before = source.costs()
-                    done = load(place, seconds)
-                    figures.append(_figures(costs_between(before, source.costs()), unit, done))
+                figures = [_round(source.costs, unit, partial(load, place, seconds)) for _ in range(rounds)]
             with floor(place.cgroup) as empty:
-                for _ in range(rounds):
-                    none = empty.costs()
-                    done = load(place, seconds)
-                    after = empty.costs()
-                    floors.append(
-                        _figures({h: (after[h][0] - none[h][0], after[h][1] - none[h][1]) for h in after}, unit, done)
-                    )
+                floors = [_round(empty.costs, unit, partial(load, place, seconds)) for _ in range(rounds)]
             middle = sorted(figures, key=lambda f: float(f["ns_a_unit_and_endpoint"]))[rounds // 2]
             middle["lowest"] = min(f["ns_a_unit_and_endpoint"] for f in figures)
             middle["highest"] = max(f["ns_a_unit_and_endpoint"] for f in figures)
@@ -56,7 +52,11 @@ def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
     return found
 
 
-def _figures(between: dict[str, tuple[int, int]], unit: str, done: float) -> dict[str, Any]:
+def _round(costs: Callable[[], list[ProgramCost]], unit: str, load: Callable[[], float]) -> dict[str, Any]:
+    """One load and what the programs took for it."""
+    before = costs()
+    done = load()
+    between = costs_between(before, costs())
     total, runs = sum(ns for ns, _ in between.values()), sum(n for _, n in between.values())
     return {
         "unit": unit,
@@ -71,12 +71,9 @@ def _figures(between: dict[str, tuple[int, int]], unit: str, done: float) -> dic
 def _idle(place: Bench, seconds: float, count: int = 1000) -> dict[str, Any]:
     """Connections that are open and silent: no program runs for them."""
     with place.observed() as source:
-        program = (
-            "import socket,sys,time\n"
-            f"held=[socket.create_connection(('127.0.0.1',{PORT})) for _ in range({count})]\n"
-            "print('open',flush=True)\ntime.sleep(3600)\n"
+        holder = place.start(
+            "idle", sys.executable, "-I", str(HOLDER), "connect", str(PORT), str(count), stdout=subprocess.PIPE
         )
-        holder = place.start("idle", "/usr/bin/python3", "-c", program, stdout=subprocess.PIPE)
         assert holder.stdout is not None
         holder.stdout.readline()
         time.sleep(0.2)

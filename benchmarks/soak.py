@@ -7,6 +7,7 @@ audit is asked and memory, descriptors and kernel objects are counted; at the en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.agent_cost import SIDELIGHT, _cpu, _rss, cluster, end, spawn, wait_ready
+from benchmarks.agent_cost import cluster, knowing, spawned, wait_ready
 from benchmarks.load import Bench, bench
 from sidelight.cli.demo import _rmdir, free_port
 from tests.cluster.apiserver import ApiServer
+from tests.running import SIDELIGHT, cpu_seconds, rss_mb
 
 PODS, ASKED = 200, 64
 """Pods in all, and those that the clients ask; the others come and go."""
@@ -43,9 +45,9 @@ def run(minutes: float = 30.0, every_s: float = 60.0) -> dict[str, Any]:
 
 def _soak(place: Bench, api: ApiServer, seconds: float, every_s: float) -> dict[str, Any]:
     port, stop = free_port(), threading.Event()
-    process = spawn(place, api, port)
     samples: list[dict[str, float]] = []
-    try:
+    with spawned(place.cgroup, place.instance, port, *knowing(api)) as process, contextlib.ExitStack() as stack:
+        stack.callback(stop.set)
         wait_ready(port)
         most = place.fixed_rate(0, 3, ASKED, ASKED)
         sent, rate = most["requests"] + 1, most["requests"] / 3 / 2  # and the one that asks for the length
@@ -53,7 +55,7 @@ def _soak(place: Bench, api: ApiServer, seconds: float, every_s: float) -> dict[
         churn = threading.Thread(target=_churn, args=(api, stop))
         churn.start()
         began, last, clients = time.monotonic(), 0.0, 0
-        cpu = _cpu(process.pid)
+        cpu = cpu_seconds(process.pid)
         while (now := time.monotonic() - began) < seconds:
             said = place.fixed_rate(rate, min(LOAD_S, seconds), ASKED, ASKED, name=f"client-{clients}")
             _rmdir(place.cgroup / f"client-{clients}")
@@ -64,15 +66,12 @@ def _soak(place: Bench, api: ApiServer, seconds: float, every_s: float) -> dict[
                 samples.append(_sample(place, process, now))
                 print(json.dumps(samples[-1]), file=sys.stderr, flush=True)
         elapsed = time.monotonic() - began
-        spent = _cpu(process.pid) - cpu
+        spent = cpu_seconds(process.pid) - cpu
         stop.set()
         churn.join()
         time.sleep(3)
         samples.append(_sample(place, process, time.monotonic() - began))
         counted = _requests(port)
-    finally:
-        stop.set()
-        end(place, process)
     late = [sample for sample in samples if sample["seconds"] >= min(SETTLED_S, seconds / 2)]
     times, memory = (np.array([sample[name] for sample in late]) for name in ("seconds", "rss_mb"))
     slope = float(np.polyfit(times / 3600, memory, 1)[0]) if len(late) > 2 else 0.0
@@ -101,7 +100,7 @@ def _sample(place: Bench, process: subprocess.Popen[bytes], now: float) -> dict[
     audit = subprocess.run([*SIDELIGHT, "audit", "--instance", place.instance], capture_output=True, check=False)
     return {
         "seconds": round(now, 1),
-        "rss_mb": round(_rss(process.pid) / 1e6, 2),
+        "rss_mb": round(rss_mb(process.pid), 2),
         "balanced": float(audit.returncode == 0),
         "descriptors": len(list(Path(f"/proc/{process.pid}/fd").iterdir())),
         "kernel_objects": len(kernel_objects()),

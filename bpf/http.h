@@ -155,6 +155,17 @@ static __always_inline void http_copy_values(const struct http_stream *s, u8 *ho
 	}
 }
 
+/* The window holds the start of a request's head: `length` bytes of its first line, should an event ask for it. */
+static __always_inline void http_note_text(struct http_connection *h, struct http_stream *s, u32 length)
+{
+	struct settings *set = current_settings();
+
+	if (!set || !set->head_text)
+		return;
+	s->text_number = h->head;
+	s->text_length = length;
+}
+
 /* The window is about to be used again within a request's head: keeps its start for a later event. */
 static __always_inline void http_keep_text(struct bpf_sock *sk, struct http_connection *h, struct http_stream *s)
 {
@@ -190,7 +201,6 @@ static __always_inline bool http_request_settled(const struct http_connection *h
 static __always_inline bool http_start_line(struct connection *c, struct http_connection *h, struct http_stream *s,
 					    bool request, u32 end)
 {
-	struct settings *set;
 	u64 tail;
 
 	if (!request) {
@@ -216,11 +226,7 @@ static __always_inline bool http_start_line(struct connection *c, struct http_co
 		return true;
 	if (!(s->flags & HTTP_SKIP_LINE)) {
 		s->method = http_method(load8(s->window));
-		set = current_settings();
-		if (set && set->head_text) {
-			s->text_number = h->head;
-			s->text_length = end + 1;
-		}
+		http_note_text(h, s, end + 1);
 	}
 	h->requests[(h->head - 1) & (HTTP_PIPELINE - 1)].method = s->method;
 	return true;
@@ -415,32 +421,36 @@ static __always_inline u64 carried_take(struct connection *c, struct http_connec
 	return n;
 }
 
-/* Puts a response's bytes, and its request's, where its latency is. */
-static __always_inline void http_carry(struct latency_value *value, struct connection *c, struct http_connection *h,
-				       struct http_stream *s)
+/*
+ * Adds what a direction has not booked yet: its bytes, its bodies', and, in the direction of responses, what the requests' runs
+ * have left to it, which are the `other` direction's bytes.
+ */
+static __always_inline void direction_book(u64 *bytes, u64 *body_bytes, u64 *other_bytes, struct connection *c,
+					   struct http_connection *h, int dir)
 {
-	u64 bytes, body, request;
+	u64 n = direction_take(c, dir);
 
+	if (n)
+		__sync_fetch_and_add(bytes, n);
+	if (!h)
+		return;
+	n = body_take(&h->streams[dir]);
+	if (n)
+		__sync_fetch_and_add(body_bytes, n);
+	n = http_is_request(c, dir) ? 0 : carried_take(c, h, !dir);
+	if (n)
+		__sync_fetch_and_add(other_bytes, n);
+}
+
+/* Puts a response's bytes, and its request's, where its latency is. */
+static __always_inline void http_carry(struct latency_value *value, struct connection *c, struct http_connection *h)
+{
 	if (!value || c->flags & CONN_OPEN_PENDING)
 		return;
-	body = body_take(s);
-	if (c->key.role == ROLE_CLIENT) {
-		bytes = direction_take(c, RX);
-		request = carried_take(c, h, TX);
-		__sync_fetch_and_add(&value->rx_bytes, bytes);
-		if (body)
-			__sync_fetch_and_add(&value->rx_body_bytes, body);
-		if (request)
-			__sync_fetch_and_add(&value->tx_bytes, request);
-	} else {
-		bytes = direction_take(c, TX);
-		request = carried_take(c, h, RX);
-		__sync_fetch_and_add(&value->tx_bytes, bytes);
-		if (body)
-			__sync_fetch_and_add(&value->tx_body_bytes, body);
-		if (request)
-			__sync_fetch_and_add(&value->rx_bytes, request);
-	}
+	if (c->key.role == ROLE_CLIENT)
+		direction_book(&value->rx_bytes, &value->rx_body_bytes, &value->tx_bytes, c, h, RX);
+	else
+		direction_book(&value->tx_bytes, &value->tx_body_bytes, &value->rx_bytes, c, h, TX);
 }
 
 /* Books one request: answered with `status`, or 0 when its connection ended first. The value it was added to. */
@@ -604,7 +614,7 @@ static __always_inline void http_response_head(void *ctx, struct bpf_sock *sk, s
 		COUNT(http_unmatched_response);
 	}
 	http_response_body(h, s, method, status);
-	http_carry(value, c, h, s);
+	http_carry(value, c, h);
 }
 
 /* A chunk-size line (RFC 9112, 7.1) of window[0..end); false when it is none. */
@@ -999,13 +1009,9 @@ static __always_inline bool http_step(void *ctx, struct __sk_buff *skb, struct b
 			}
 			s->state = HTTP_HEADERS; /* the rest is the reason phrase */
 		} else if (s->state == HTTP_START_LINE && !(s->flags & HTTP_SKIP_LINE)) {
-			struct settings *set = current_settings();
-
 			s->method = http_method(load8(s->window));
-			if ((s->flags & HTTP_PUSHED) && set && set->head_text) {
-				s->text_number = h->head;
-				s->text_length = HEAD_WINDOW;
-			}
+			if (s->flags & HTTP_PUSHED)
+				http_note_text(h, s, HEAD_WINDOW);
 		}
 		if (s->state == HTTP_CHUNK_SIZE) {
 			http_lose_sync(h, s, REQUEST(s)); /* no sane chunk extension is this long */

@@ -197,14 +197,16 @@ static __always_inline void connection_failed(struct bpf_sock_ops *ops, struct c
 	event_connection(ops, c, EVENT_FAIL, reason, now, now - c->started_ns, 0);
 }
 
-static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c, u32 old)
+static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+	u32 old = ops->args[0];
 	struct http_connection *h = 0;
 	u64 now = bpf_ktime_get_ns();
 	struct edge_value *edge;
 	u8 reason;
 
-	if (c->flags & CONN_CLOSED)
+	if (!c || c->flags & CONN_CLOSED)
 		return false;
 	if (!(c->flags & CONN_OPENED)) {
 		connection_failed(ops, c, old, now);
@@ -231,13 +233,6 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
 }
 
-static __always_inline bool on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk)
-{
-	struct connection *c = connections.sk_storage_get(sk, 0, 0);
-
-	return c && on_close(ops, sk, c, ops->args[0]);
-}
-
 int sock_ops(struct bpf_sock_ops *ops)
 {
 	struct connection *c;
@@ -253,7 +248,7 @@ int sock_ops(struct bpf_sock_ops *ops)
 	if (!sk)
 		return 1;
 	if (op == BPF_SOCK_OPS_STATE_CB) {
-		if (on_state(ops, sk))
+		if (on_close(ops, sk))
 			sock_ops_next.call(ops, NEXT_CLOSE);
 	} else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
 		on_connect(ops, sk);

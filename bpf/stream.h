@@ -136,9 +136,8 @@ static __always_inline bool http_within_body(const struct http_stream *s, const 
 static __always_inline void http_pass_body(struct http_stream *s, const struct packet *p)
 {
 	s->next += p->length;
-	s->body_bytes += p->length;
-	if (s->state == HTTP_BODY)
-		s->remaining -= p->length;
+	s->left = p->length;
+	http_skip_body(s);
 }
 
 /* Accepts a segment into the stream. True when there are bytes to parse. */
@@ -192,8 +191,6 @@ static __always_inline void connection_flush_into(struct edge_value *edge, struc
 						  struct http_connection *h, int dir, struct bpf_tcp_sock *tcp,
 						  u64 jiffies)
 {
-	u64 n;
-
 	if (!edge)
 		return;
 	if (c->flags & CONN_OPEN_PENDING) {
@@ -201,23 +198,10 @@ static __always_inline void connection_flush_into(struct edge_value *edge, struc
 		COUNT(seen_opened);
 		EDGE_ADD(edge, opened, 1);
 	}
-	n = direction_take(c, dir);
-	if (n && dir == TX)
-		EDGE_ADD(edge, tx_bytes, n);
-	else if (n)
-		EDGE_ADD(edge, rx_bytes, n);
-	if (h) {
-		n = body_take(&h->streams[dir]);
-		if (n && dir == TX)
-			EDGE_ADD(edge, tx_body_bytes, n);
-		else if (n)
-			EDGE_ADD(edge, rx_body_bytes, n);
-		n = http_is_request(c, dir) ? 0 : carried_take(c, h, !dir);
-		if (n && dir == TX)
-			EDGE_ADD(edge, rx_bytes, n);
-		else if (n)
-			EDGE_ADD(edge, tx_bytes, n);
-	}
+	if (dir == TX)
+		direction_book(&edge->tx_bytes, &edge->tx_body_bytes, &edge->rx_bytes, c, h, dir);
+	else
+		direction_book(&edge->rx_bytes, &edge->rx_body_bytes, &edge->tx_bytes, c, h, dir);
 	if (tcp) {
 		u32 segments = tcp->segs_out - c->tx_segments_flushed;
 

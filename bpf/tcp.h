@@ -308,7 +308,6 @@ static __always_inline bool tcp_packet_next(struct __sk_buff *skb, struct bpf_so
 	return false;
 }
 
-/* After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. */
 /* Books the next request that will have no answer; true when there are more. */
 static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 {
@@ -318,6 +317,7 @@ static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 	return c && h && http_close_one(ctx, sk, c, h, bpf_ktime_get_ns());
 }
 
+/* After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. */
 static __always_inline void tcp_packet_cut(struct bpf_sock *sk, int dir)
 {
 	struct http_connection *h = http_connections.sk_storage_get(sk, 0, 0);

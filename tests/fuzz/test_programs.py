@@ -6,40 +6,42 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import pytest
-
 HERE = Path(__file__).parent / "host"
 PROGRAMS = Path(__file__).resolve().parents[2] / "bpf"
 RUNS = 120_000
 
 
-@pytest.fixture(scope="module")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    program = tmp_path_factory.mktemp("fuzz") / "http"
+def build(headers: Path, program: Path) -> Path:
+    """The fuzzer, from bpf/*.h or a copy of them."""
     subprocess.run(
         ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined",
          # words are read where they are: BPF may, and the host may too
          "-fno-sanitize=alignment",
-         "-Wall", "-Werror", "-Wno-unused-function", f"-I{PROGRAMS}", f"-I{HERE}", "-o", str(program), str(HERE / "http.c")],
+         "-Wall", "-Werror", "-Wno-unused-function", f"-I{headers}", f"-I{HERE}", "-o", str(program), str(HERE / "http.c")],
         check=True,
     )  # fmt: skip
     return program
 
 
-def test_no_conversation_breaks_bounds_or_books(fuzzer: Path, tmp_path: Path) -> None:
-    """The kept corpus, and mutations of it. For more: the same binary with -max_total_time, then `-merge=1` into the corpus."""
-    corpus = tmp_path / "corpus"
+def fuzz(program: Path, runs: int, scratch: Path) -> subprocess.CompletedProcess[str]:
+    """So many conversations: the kept corpus, and mutations of it."""
+    corpus = scratch / "corpus"
     with tarfile.open(HERE / "corpus.tar.xz") as archive:
         archive.extractall(corpus)
-    done = subprocess.run(
-        [str(fuzzer), f"-runs={RUNS}", "-max_len=4096", "-seed=7", f"-artifact_prefix={tmp_path}/", str(corpus)],
+    return subprocess.run(
+        [str(program), f"-runs={runs}", "-max_len=4096", "-seed=7", f"-artifact_prefix={scratch}/", str(corpus)],
         capture_output=True, text=True, errors="replace", timeout=600, check=False,
     )  # fmt: skip
+
+
+def test_no_conversation_breaks_bounds_or_books(tmp_path: Path) -> None:
+    """For more: the same binary with -max_total_time, then `-merge=1` into the corpus."""
+    done = fuzz(build(PROGRAMS, tmp_path / "http"), RUNS, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"Done {RUNS} runs" in done.stderr
 
 
-def test_the_harness_sees_a_broken_bound(fuzzer: Path, tmp_path: Path) -> None:
+def test_the_harness_sees_a_broken_bound(tmp_path: Path) -> None:
     """A check that cannot fail is none: with a window too small for its reads, the sanitizer or the books must object."""
     broken = tmp_path / "bpf"
     broken.mkdir()
@@ -50,16 +52,5 @@ def test_the_harness_sees_a_broken_bound(fuzzer: Path, tmp_path: Path) -> None:
             assert wrong != text
             text = wrong
         (broken / header.name).write_text(text)
-    program = tmp_path / "http"
-    subprocess.run(
-        ["clang", "-O1", "-fsanitize=fuzzer,address", "-Wno-unused-function", f"-I{broken}", f"-I{HERE}", "-o", str(program), str(HERE / "http.c")],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    corpus = tmp_path / "corpus"
-    with tarfile.open(HERE / "corpus.tar.xz") as archive:
-        archive.extractall(corpus)
-    done = subprocess.run(
-        [str(program), "-runs=5000", "-seed=7", f"-artifact_prefix={tmp_path}/", str(corpus)],
-        capture_output=True, text=True, errors="replace", timeout=300, check=False,
-    )  # fmt: skip
+    done = fuzz(build(broken, tmp_path / "http"), 5000, tmp_path)
     assert done.returncode != 0
