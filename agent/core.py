@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from sidelight.agent.books import Books, Table
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
 from sidelight.agent.governor import Governor, Level
-from sidelight.agent.loader import LoadReport, LoadRequest, Pins, run_loader
+from sidelight.agent.loader import LoadReport, LoadRequest, Pins, run_loader, unload
 from sidelight.agent.settings import AgentSettings, CaptureSettings, StateDirectory
 from sidelight.agent.source import ProgramCost, Source
 from sidelight.identity.cgroups import CgroupTree
@@ -79,7 +81,7 @@ def settings_record(capture: CaptureSettings) -> np.ndarray:
 class Agent:
     """Owns an instance: its pins, state directory, books and flows.
 
-    start() loads the programs and begins; stop() ends the thread and leaves the programs counting.
+    load_programs(), then start(); stop() ends the thread and leaves the programs counting.
     """
 
     def __init__(self, settings: AgentSettings, index: ClusterIndex | None = None) -> None:
@@ -103,13 +105,24 @@ class Agent:
         self.exports: dict[str, int] = {}
         """Counts that exporters keep of themselves, by metric name; read into snapshots."""
 
+    def load_programs(self) -> None:
+        """Begins it, in a process of its own, beside whatever else is to be done before start() or forgo()."""
+        settings = self.settings
+        request = LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
+        self._loading = ThreadPoolExecutor(1, "loader").submit(run_loader, request)
+
+    def forgo(self) -> None:
+        """Instead of start(): takes off what has been loaded, unless it had been there before."""
+        with contextlib.suppress(SidelightError):
+            if self._loading.result().status == "fresh":
+                unload(self.settings.instance, self.settings.bpffs)
+        self._state.release()
+
     def start(self) -> None:
-        """Loads, opens, recovers what a predecessor left, and starts the pipeline. Raises SidelightError."""
+        """Opens what is loaded, recovers what a predecessor left, and starts the pipeline. Raises SidelightError."""
         settings = self.settings
         try:
-            self.load = run_loader(
-                LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
-            )
+            self.load = self._loading.result()
             self._pins = Pins.of(settings.instance, settings.bpffs)
             self.source = Source(self._pins, settings.sizes)
         except SidelightError:

@@ -47,21 +47,14 @@ class Runtime:
 
     def start(self) -> None:
         settings = self.settings
+        self.agent = Agent(settings)
+        self.agent.load_programs()
         if settings.kubernetes:
-            from sidelight.identity.kubernetes import ClusterUnreachable, KubernetesIndex
-
             try:
-                self.index = KubernetesIndex.connect(
-                    kubeconfig=settings.kubeconfig,
-                    node=settings.node,
-                    cluster=settings.cluster,
-                    scope=settings.identity_scope,
-                    metric_labels=settings.metric_labels,
-                    tombstone_s=settings.tombstone_s,
-                )
-            except ClusterUnreachable as error:
-                raise ConfigError(f"Kubernetes: {error}; or say --no-kube") from None
-        self.agent = Agent(settings, self.index)
+                self.index = self.agent.index = self._connect()
+            except ConfigError:
+                self.agent.forgo()
+                raise
         try:
             if self.index:
                 self.index.start()
@@ -77,6 +70,22 @@ class Runtime:
         )  # fmt: skip
         if load.status == "restarted":
             log.warning("the layout of the kernel's maps changed: counting starts anew")
+
+    def _connect(self) -> KubernetesIndex:
+        from sidelight.identity.kubernetes import ClusterUnreachable, KubernetesIndex
+
+        settings = self.settings
+        try:
+            return KubernetesIndex.connect(
+                kubeconfig=settings.kubeconfig,
+                node=settings.node,
+                cluster=settings.cluster,
+                scope=settings.identity_scope,
+                metric_labels=settings.metric_labels,
+                tombstone_s=settings.tombstone_s,
+            )
+        except ClusterUnreachable as error:
+            raise ConfigError(f"Kubernetes: {error}; or say --no-kube") from None
 
     def _start_exporters(self) -> None:
         values = self.values

@@ -29,9 +29,12 @@ log = logging.getLogger("sidelight.kubernetes")
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CHUNK_BYTES = 65536
 OWNERS_FIRST_S = 5.0
+CONFIG_TIMEOUT_S = 60.0
+"""A kubeconfig may name a program that fetches credentials."""
 
 _READ_CONFIG = """
 import json, sys
+sys.modules["kubernetes_validate"] = None  # the client's optional validator: most of a second where it is installed
 from kubernetes import client, config
 c = client.Configuration()
 config.load_kube_config(config_file=sys.argv[1], client_configuration=c, context=sys.argv[2] or None, persist_config=False)
@@ -89,13 +92,16 @@ def read_access(kubeconfig: str, scratch: Path, context: str = "") -> Access:
         return _in_cluster()
     if importlib.util.find_spec("kubernetes") is None:
         raise ClusterUnreachable("--kubeconfig needs the official client: pip install 'sidelight[kubeconfig]'")
-    done = subprocess.run(
-        [sys.executable, "-c", _READ_CONFIG, kubeconfig, context],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _READ_CONFIG, kubeconfig, context],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CONFIG_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise ClusterUnreachable(f"{kubeconfig}: its credentials took longer than {CONFIG_TIMEOUT_S:g} s") from None
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise ClusterUnreachable(said[-1] if said else "cannot read the cluster's configuration")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sidelight.agent.loader import DEFAULT_BPFFS
 from sidelight.cli.demo import free_port
 from tests.observed import eventually
 from tests.running import SIDELIGHT, Running, running
@@ -105,7 +106,7 @@ def test_second_agent_taken_port_and_bad_flags(tmp_path: Path) -> None:
         for arguments, says in (
             (["agent", "--cgroup", "/tmp"], "not a cgroup2"),
             (["agent", "--ring-pages", "3"], "power of two"),
-            (["agent", "--kubeconfig", "/nowhere", "--instance", "nobody"], "Kubernetes: "),
+            (["agent", "--cgroup", str(agent.cgroup), "--kubeconfig", "/nowhere", "--instance", other], "Kubernetes: "),
             (["tail", "--nonsense"], "nonsense"),
             (["tail", "--slower", "fast"], "not a duration"),
             (["tail", "what:ever", "--instance", agent.instance], "unknown selector"),
@@ -116,6 +117,7 @@ def test_second_agent_taken_port_and_bad_flags(tmp_path: Path) -> None:
             assert done.returncode == 2 and says in done.stderr, (arguments, done.stderr)
             assert done.stderr.count("\n") == 1, done.stderr
         assert agent.answers()
+        assert not (DEFAULT_BPFFS / "sidelight" / other).exists(), "taken off when it cannot start"
 
 
 def test_configuration_file_names_key_and_line(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_stop_leaves_the_programs_and_unload_removes_them(tmp_path: Path) -> N
     try:
         agent.start()
         assert agent.kill(signal.SIGTERM) == 0
-        pins = Path("/sys/fs/bpf/sidelight") / agent.instance
+        pins = DEFAULT_BPFFS / "sidelight" / agent.instance
         assert (pins / "links").is_dir()
         agent.processes.start("curl", ["curl", "-s", "http://127.0.0.1:1/"]).wait()
         agent.start()
