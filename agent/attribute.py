@@ -55,14 +55,26 @@ class Learner:
             )
             for address, ttl in message.addresses:
                 names.learn(cgroup, address_of(address), message.question, Provenance.DNS, at, ttl)
-        for index, text in batch.texts.items():
-            key = batch.events[index]["key"]
-            if text.host and key["role"] == layout.ROLE_CLIENT:
-                address, at = key["remote"].tobytes(), float(times_ns[index]) / 1e9
-                # what the cluster knows needs no name from a request, and there are many such pairs
-                if not self._resolver.known_to_cluster(address, int(key["port"]), at):
-                    names.learn(int(key["cgroup_id"]), address, text.host, Provenance.HOST, at, 3600.0)
+        self._learn_hosts(batch, times_ns)
         return exchanges
+
+    def _learn_hosts(self, batch: EventBatch, times_ns: np.ndarray) -> None:
+        keys = batch.events["key"]
+        remotes = keys["remote"].tobytes()
+        cgroups, ports, roles = (keys[name].tolist() for name in ("cgroup_id", "port", "role"))
+        learnt: set[tuple[int, bytes, int, str]] = set()
+        for index, text in batch.texts.items():
+            if not text.host or roles[index] != layout.ROLE_CLIENT:
+                continue
+            address = remotes[16 * index : 16 * index + 16]
+            said = (cgroups[index], address, ports[index], text.host)
+            if said in learnt:
+                continue
+            learnt.add(said)
+            at = float(times_ns[index]) / 1e9
+            # what the cluster knows needs no name from a request, and there are many such pairs
+            if not self._resolver.known_to_cluster(address, ports[index], at):
+                self._resolver.names.learn(cgroups[index], address, text.host, Provenance.HOST, at, 3600.0)
 
 
 def attribute(
@@ -89,29 +101,30 @@ def _name(
     """(names, index into them for each event)."""
     names: list[EdgeNames] = []
     places: dict[bytes, tuple[int, float, float]] = {}
-    name_of = np.zeros(len(events), np.uint32)
-    keys = events["key"]
-    for index in range(len(events)):
-        raw, at = keys[index].tobytes(), float(times_ns[index]) / 1e9
-        place, since, until = places.get(raw, (-1, 0.0, 0.0))
+    name_of = []
+    keys = np.ascontiguousarray(events["key"])
+    columns = (keys[name].tolist() for name in ("cgroup_id", "peer_cgroup_id", "port", "role"))
+    remotes, seconds = keys["remote"].tobytes(), (times_ns / 1e9).tolist()
+    raw, size = keys.tobytes(), keys.dtype.itemsize
+    for index, (at, cgroup, peer, port, role) in enumerate(zip(seconds, *columns, strict=True)):
+        key = raw[size * index : size * index + size]
+        place, since, until = places.get(key, (-1, 0.0, 0.0))
         if place < 0 or not since <= at < until:
+            remote = remotes[16 * index : 16 * index + 16]
             place = len(names)
-            names.append(_names(keys[index], resolver, at))
-            places[raw] = (place, *resolver.span(keys[index]["remote"].tobytes(), at))
-        name_of[index] = place
+            names.append(_names(cgroup, peer, remote, port, role, resolver, at))
+            places[key] = (place, *resolver.span(remote, at))
+        name_of.append(place)
         if conntrack and _lacks_backend(names[place]):
             exact = _answering(events[index], names[place], resolver, conntrack, at)
             if exact is not None:
                 name_of[index] = len(names)
                 names.append(exact)
-    return tuple(names), name_of
+    return tuple(names), np.array(name_of, np.uint32)
 
 
-def _names(key: np.void, resolver: Resolver, at: float) -> EdgeNames:
-    remote = key["remote"].tobytes()
-    found = resolver.edge(
-        int(key["cgroup_id"]), int(key["peer_cgroup_id"]), remote, int(key["port"]), int(key["role"]), at, 0
-    )
+def _names(cgroup: int, peer: int, remote: bytes, port: int, role: int, resolver: Resolver, at: float) -> EdgeNames:
+    found = resolver.edge(cgroup, peer, remote, port, role, at, 0)
     if found.remote.kind is Kind.WORLD:
         return EdgeNames(found.local, named(found.remote, remote), found.service)
     return found
@@ -144,9 +157,10 @@ def pending(flows: FlowBatch, index: ClusterIndex, now: float) -> np.ndarray:
     waits = np.array([PENDING in (names.local.reason, names.remote.reason) for names in flows.names], bool)
     by_address = np.array([names.remote.provenance in _BY_ADDRESS for names in flows.names], bool)
     used, first = np.unique(flows.name_of, return_index=True)
-    for name, at in zip(used, first, strict=True):
+    remotes = flows.events["key"]["remote"][first].tobytes()
+    for place, name in enumerate(used.tolist()):
         if not waits[name] and flows.names[name].remote.provenance not in _BY_SOCKET:
-            waits[name] = index.unsettled(flows.events[at]["key"]["remote"].tobytes(), now)
+            waits[name] = index.unsettled(remotes[16 * place : 16 * place + 16], now)
     young = flows.times_ns > (now - SETTLE_S) * 1e9
     mask: np.ndarray = waits[flows.name_of] | (by_address[flows.name_of] & young)
     return mask

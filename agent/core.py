@@ -9,7 +9,7 @@ import resource
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,17 @@ log = logging.getLogger("sidelight.agent")
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
 """Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Flows that may soon be named better. Times of the monotonic clock."""
+
+    look_at: float
+    deadline: float
+    known: tuple[int, int]
+    """What the resolver knew when they were named."""
+    flows: FlowBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +92,7 @@ def settings_record(capture: CaptureSettings) -> np.ndarray:
 class Agent:
     """Owns an instance: its pins, state directory, books and flows.
 
-    load_programs(), then start(); stop() ends the thread and leaves the programs counting.
+    start() loads the programs and begins; stop() ends the thread and leaves the programs counting.
     """
 
     def __init__(self, settings: AgentSettings, index: ClusterIndex | None = None) -> None:
@@ -95,26 +106,28 @@ class Agent:
         self._lock = threading.Lock()
         self._state = StateDirectory(settings.state, settings.instance)
         self.index = index
+        self._loading: Future[LoadReport] | None = None
         self._malformed = 0
         self._drains = 0
         self._hurry = threading.Event()
-        self._held: deque[tuple[float, float, FlowBatch]] = deque()
-        """(when to look again, when to wait no longer, flows)"""
+        self._held: deque[_Held] = deque()
         self._read = 0
         self.conntrack: Conntrack | None = None
         self.exports: dict[str, int] = {}
         """Counts that exporters keep of themselves, by metric name; read into snapshots."""
 
-    def load_programs(self) -> None:
-        """Begins it, in a process of its own, beside whatever else is to be done before start() or forgo()."""
-        settings = self.settings
-        request = LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
-        self._loading = ThreadPoolExecutor(1, "loader").submit(run_loader, request)
+    def load_programs(self) -> Future[LoadReport]:
+        """Begins it, once, in a process of its own: there may be other things to do before start() or forgo()."""
+        if self._loading is None:
+            settings = self.settings
+            request = LoadRequest(str(settings.cgroup), settings.instance, str(settings.bpffs), settings.sizes)
+            self._loading = ThreadPoolExecutor(1, "loader").submit(run_loader, request)
+        return self._loading
 
     def forgo(self) -> None:
         """Instead of start(): takes off what has been loaded, unless it had been there before."""
         with contextlib.suppress(SidelightError):
-            if self._loading.result().status == "fresh":
+            if self.load_programs().result().status == "fresh":
                 unload(self.settings.instance, self.settings.bpffs)
         self._state.release()
 
@@ -122,7 +135,7 @@ class Agent:
         """Opens what is loaded, recovers what a predecessor left, and starts the pipeline. Raises SidelightError."""
         settings = self.settings
         try:
-            self.load = self._loading.result()
+            self.load = self.load_programs().result()
             self._pins = Pins.of(settings.instance, settings.bpffs)
             self.source = Source(self._pins, settings.sizes)
         except SidelightError:
@@ -235,17 +248,22 @@ class Agent:
         with self._lock:
             self._read += len(records)
             self._malformed += batch.malformed
+            known = self.resolver.version  # before: what is heard meanwhile is a reason to look again
             flows = attribute.attribute(batch, self.resolver, self.learner, decode.clock_offset_ns(), self.conntrack)
-            self._publish(flows, time.monotonic() + HOLD_FLOWS_S)
+            self._publish(flows, known, time.monotonic() + HOLD_FLOWS_S)
         return len(records)
 
-    def _publish(self, flows: FlowBatch, deadline: float) -> None:
-        """Puts flows into the ring; until the deadline those that may soon be named better wait. Called with the lock."""
+    def _publish(self, flows: FlowBatch, known: tuple[int, int], deadline: float) -> None:
+        """Puts flows into the ring; until the deadline those that may soon be named better wait. Called with the lock.
+
+        `known`: the resolver's version by which they were named.
+        """
         now = time.monotonic()
         if self.index is not None and now < deadline and len(self._held) < HELD_BATCHES:
             waits = attribute.pending(flows, self.index, time.time())
             if waits.any():
-                self._held.append((min(now + attribute.SETTLE_S, deadline), deadline, select(flows, waits)))
+                look_at = min(now + attribute.SETTLE_S, deadline)
+                self._held.append(_Held(look_at, deadline, known, select(flows, waits)))
                 flows = select(flows, ~waits)
         self.flows.append(flows)
         if not self.first_flow_s and len(flows):
@@ -255,12 +273,14 @@ class Agent:
         """Names the flows that have waited anew; publishes those that are settled, or have waited long enough."""
         with self._lock:
             waiting, self._held = self._held, deque()
-            for look_at, deadline, flows in waiting:
-                if all_of_them or time.monotonic() >= look_at:
-                    renamed = attribute.rename(flows, self.resolver, self.conntrack)
-                    self._publish(renamed, 0.0 if all_of_them else deadline)
-                else:
-                    self._held.append((look_at, deadline, flows))
+            for held in waiting:
+                if not all_of_them and time.monotonic() < held.look_at:
+                    self._held.append(held)
+                    continue
+                flows, known = held.flows, self.resolver.version
+                if self.conntrack or known != held.known:
+                    flows = attribute.rename(flows, self.resolver, self.conntrack)
+                self._publish(flows, known, 0.0 if all_of_them else held.deadline)
 
     def drain(self) -> None:
         """Moves one generation from the kernel to the books. Raises SidelightError when the programs have been taken off."""
@@ -319,7 +339,7 @@ class Agent:
                 costs=self.source.costs(),
                 events_read=self._read,
                 flows_seen=self.flows.seen,
-                flows_held=sum(len(flows) for *_, flows in self._held),
+                flows_held=sum(len(held.flows) for held in self._held),
                 ring_bytes=self.flows.bytes,
                 malformed_events=self._malformed,
                 malformed_payloads=self.learner.malformed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,6 +43,8 @@ _HOST = layout.REQUEST_EVENT.fields["host"][1]  # type: ignore[index]
 _TRACE = layout.REQUEST_EVENT.fields["traceparent"][1]  # type: ignore[index]
 _PAYLOAD = layout.PAYLOAD_EVENT.fields["payload"][1]  # type: ignore[index]
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+SAID_BEFORE = 1024
+"""Request lines and hosts that are remembered: clients say the same again and again. At most 1 MB."""
 _UNPRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 
@@ -98,23 +101,30 @@ def request_text(record: bytes) -> RequestText:
     length = int.from_bytes(record[_TYPE_AT + 4 : _TYPE_AT + 6], "little")
     flags = record[_TYPE_AT + 3]
     line = record[_TEXT : _TEXT + min(length, layout.CONSTANTS["TEXT_BYTES"])]
-    host = record[_HOST:_TRACE].split(b"\0")[0].split(b"\r")[0].strip()
     trace = record[_TRACE : _TRACE + 55].decode("ascii", "replace")
-    method, path, version, query = split_request_line(line)
+    method, path, version, query = split_request_line(line.split(b"\n", 1)[0])
     return RequestText(
         method,
         path,
         version,
-        clean_host(host.decode("ascii", "replace")) or printable(host, 64),
+        host_of(record[_HOST:_TRACE]),
         trace if _TRACEPARENT.match(trace) else "",
         query,
         bool(flags & FLAG_TRUNCATED),
     )
 
 
+@lru_cache(SAID_BEFORE)
+def host_of(field: bytes) -> str:
+    """A Host header as kept by the kernel: a name where it is one, else what it says, printable."""
+    host = field.split(b"\0")[0].split(b"\r")[0].strip()
+    return clean_host(host.decode("ascii", "replace")) or printable(host, 64)
+
+
+@lru_cache(SAID_BEFORE)
 def split_request_line(line: bytes) -> tuple[str, str, str, bool]:
     """(method, path without query, HTTP version, whether there was a query) of a request line, whole or cut."""
-    words = line.split(b"\n")[0].rstrip(b"\r").split(b" ")
+    words = line.rstrip(b"\r\n").split(b" ")
     method = printable(words[0], 24)
     target = words[1] if len(words) > 1 else b""
     if b"://" in target[:16]:  # absolute form, to proxies

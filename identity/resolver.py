@@ -117,6 +117,11 @@ class Resolver:
                 self.resolutions[(end, identity.provenance)] += flows
         return found
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Grows with what is known of addresses: of the cluster, and learnt. The same version gives the same names."""
+        return self.index.version if self.index else 0, self.names.version
+
     def known_to_cluster(self, address: Address, port: int, at: float) -> bool:
         """Is it a pod's, a node's or a service's address?"""
         return self.index is not None and (
@@ -165,7 +170,7 @@ class Resolver:
 
     def _expire(self, at: float) -> None:
         """Drops cached answers when a source has changed, or when the question is about another time."""
-        versions = (self.index.version if self.index else 0, self.names.version)
+        versions = self.version
         if versions != self._versions or abs(at - self._edges_made_at) > 1.0:
             self._edges.clear()
             self._edges_made_at = at

@@ -1,0 +1,61 @@
+"""A law that cannot break is none: every counter of either side, moved by one, breaks one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sidelight.agent import layout
+from sidelight.agent.audit import laws
+
+SEEN = {
+    "seen_attempts": 12, "seen_opened": 9, "seen_adopted": 2, "seen_failed": 3, "seen_closed": 8,
+    "seen_requests": 30, "seen_responses": 25, "seen_unanswered": 4, "seen_dns_responses": 6,
+    "seen_events": 100, "sent_events": 60, "lost_event_ring_full": 10, "lost_event_suppressed": 20,
+    "lost_event_sampled_out": 7, "lost_event_shed": 3,
+}  # fmt: skip
+LATENCIES = [(layout.HTTP1, 200, 20), (layout.HTTP1, 503, 5), (layout.HTTP1, 0, 4), (layout.DNS, 0, 5), (layout.DNS, 3, 1)]  # fmt: skip
+
+
+def kernel(**changed: int) -> dict[str, int]:
+    return {counter.name: 0 for counter in layout.counters()} | SEEN | changed
+
+
+def edges() -> np.ndarray:
+    """Two edges that share what was seen."""
+    found = np.zeros(2, layout.EDGE_VALUE)
+    for name, parts in (("attempts", (10, 2)), ("opened", (9, 0)), ("adopted", (0, 2))):
+        found[name] = parts
+    found["failed"][:, 1] = (1, 2)
+    found["closed"][:, 3] = (8, 0)
+    return found
+
+
+def broken(found: list[dict[str, object]]) -> list[object]:
+    return [law["law"] for law in found if not law["holds"]]
+
+
+def test_balanced_books_hold() -> None:
+    assert broken(laws(kernel(), edges(), LATENCIES)) == []
+
+
+@pytest.mark.parametrize("counter", [name for name in SEEN if name != "seen_requests"])
+def test_one_more_seen_than_booked_breaks_a_law(counter: str) -> None:
+    assert broken(laws(kernel(**{counter: SEEN[counter] + 1}), edges(), LATENCIES))
+
+
+@pytest.mark.parametrize("field", ["attempts", "opened", "adopted", "failed", "closed"])
+def test_one_more_booked_than_seen_breaks_a_law(field: str) -> None:
+    values = edges()
+    values[field][1] += 1 if values[field].ndim == 1 else np.eye(values[field].shape[1], dtype=np.uint64)[0]
+    assert broken(laws(kernel(), values, LATENCIES))
+
+
+@pytest.mark.parametrize("row", range(len(LATENCIES)))
+def test_one_latency_too_many_breaks_a_law(row: int) -> None:
+    more = [(kind, status, count + (index == row)) for index, (kind, status, count) in enumerate(LATENCIES)]
+    assert broken(laws(kernel(), edges(), more))
+
+
+def test_answers_without_requests_break_the_last_law() -> None:
+    assert broken(laws(kernel(seen_requests=28), edges(), LATENCIES)) == ["requests in flight, not negative"]
