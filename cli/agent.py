@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import signal
 import socket
@@ -16,10 +14,10 @@ import click
 from sidelight.agent.errors import ConfigError
 from sidelight.agent.settings import STATE_ROOT, AgentSettings, CaptureSettings
 from sidelight.cli import options
+from sidelight.cli.heap import Heap
 
 log = logging.getLogger("sidelight")
 
-M_ARENA_MAX = -8
 METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
 
 
@@ -197,7 +195,7 @@ def run(values: dict[str, Any]) -> None:
     """Starts everything, waits for SIGTERM or SIGINT, stops everything."""
     from sidelight.cli.runtime import Runtime
 
-    _two_arenas()
+    heap = Heap()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -206,14 +204,9 @@ def run(values: dict[str, Any]) -> None:
     try:
         while not stop.wait(1.0):
             runtime.reload_if_changed()
+            heap.tidy(runtime.listings)
     finally:
         runtime.stop(detach=values["detach_on_exit"])
-
-
-def _two_arenas() -> None:
-    """glibc gives a heap to each thread; ours wait for one interpreter lock, so two do, and 10 MB stay free (mallopt(3))."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 2)
 
 
 def agent_settings(values: dict[str, Any]) -> AgentSettings:

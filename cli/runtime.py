@@ -134,6 +134,11 @@ class Runtime:
 
         return peers
 
+    @property
+    def listings(self) -> int:
+        """Listings of the cluster's objects so far."""
+        return sum(state.lists for state in self.index.health.values()) if self.index else 0
+
     def reload_if_changed(self) -> None:
         """Takes in what can be changed while running, when the configuration file has changed."""
         from sidelight.cli.config import reloaded_capture
