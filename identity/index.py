@@ -154,16 +154,20 @@ class Index:
             return self._owner(address, at)
 
     def _owner(self, address: Address, at: float) -> Identity | None:
+        claim = self._claim_at(address, at)
+        return claim.owner if claim else None
+
+    def _claim_at(self, address: Address, at: float) -> Claim | None:
         claims = self._claims.get(address)
         if not claims:
             return None
         for claim in reversed(claims):
             if claim.since <= at < claim.until:
-                return claim.owner
+                return claim
         # the object comes after the first packet: the next owner, unless somebody else had the address then
         for claim in claims:
             if claim.since > at and claim.since - at <= SETTLE_S:
-                return claim.owner
+                return claim
         return None
 
     def span(self, address: Address, at: float) -> tuple[float, float]:
@@ -226,14 +230,16 @@ class Index:
         with self._lock:
             if service in self._backend_of_service:
                 return self._backend_of_service[service]
-            owners = []
+            claims = []
             for uid in self._slices_of_service.get(service, ()):
                 for address, _ in self._slices[uid]:
-                    owner = self._owner(address, at)
-                    if owner is None:
+                    claim = self._claim_at(address, at)
+                    if claim is None:
                         return None  # its pod's object has not arrived: no answer to keep
-                    owners.append(owner)
-            found = self._backend_of_service[service] = _common(service, owners)
+                    claims.append(claim)
+            found = _common(service, [claim.owner for claim in claims])
+            if all(claim.until == FOREVER for claim in claims):  # else true of that time alone
+                self._backend_of_service[service] = found
             return found
 
     def external_service(self, host: str) -> tuple[ServiceName, str] | None:
@@ -307,6 +313,8 @@ class Index:
         identity = self._identity(pod)
         before = self._pods.get(uid)
         born = self._born(pod, before, at)
+        if not before or before.identity != identity or before.addresses != addresses:
+            self._forget_backends(addresses)
         if before:
             if before.identity == identity:
                 identity = before.identity
@@ -536,6 +544,12 @@ class Index:
                     self._zones.setdefault(endpoint.node_name, endpoint.zone)
         self._slices[uid] = tuple(listed)
         self._backend_of_service.pop(service, None)
+
+    def _forget_backends(self, addresses: tuple[Address, ...]) -> None:
+        """There is news of these addresses: what the services that list them have behind them may be another workload."""
+        for address in addresses:
+            for service in self._services_of_address.get(address, {}).values():
+                self._backend_of_service.pop(service, None)
 
     def _remove_slice(self, uid: str, at: float) -> None:
         service = self._slice_service.pop(uid, None)

@@ -13,7 +13,7 @@ from sidelight.agent import decode, layout
 from sidelight.agent.attribute import Learner
 from sidelight.agent.decode import EventBatch, RequestText
 from sidelight.identity import objects
-from sidelight.identity.index import Index
+from sidelight.identity.index import CONTESTED, Index
 from sidelight.identity.model import Kind
 from sidelight.identity.names import address_of
 from sidelight.identity.resolver import Resolver
@@ -252,3 +252,41 @@ class Nowhere:
 
     def processes(self, path: str) -> list[int]:
         return []
+
+
+def endpoints(service: str, *ips: str) -> objects.EndpointSlice:
+    raw = {
+        "metadata": {"name": service, "namespace": "shop", "uid": f"slice-{service}", "labels": {"kubernetes.io/service-name": service}},
+        "endpoints": [{"addresses": [ip]} for ip in ips],
+    }  # fmt: skip
+    return msgspec.convert(raw, objects.EndpointSlice)
+
+
+def owned(name: str, ip: str, owner: str) -> objects.Pod:
+    reference = [{"kind": "ReplicaSet", "name": f"{owner}-7d4b9c", "uid": f"rs-{owner}", "controller": True}]
+    return pod(name, [ip], meta={"ownerReferences": reference, "labels": {"pod-template-hash": "7d4b9c"}})
+
+
+def test_a_service_whose_backend_address_changed_hands_is_not_without_one_for_ever() -> None:
+    """While it changed hands nobody can say; that is no answer for later."""
+    index = Index()
+    index.put("pods", owned("old", "10.0.0.1", "other"), 10.0)
+    index.put("pods", pod("web-1", ["10.0.0.1"], created="1970-01-01T00:00:15Z"), 20.0)
+    index.put("endpointslices", endpoints("web", "10.0.0.1"), 20.0)
+    assert index.owner(address_of("10.0.0.1"), 0, 17.0) is CONTESTED
+    service = index.service_listing(address_of("10.0.0.1"))
+    assert service and index.backend(service, 17.0) is None
+    found = index.backend(service, 21.0)
+    assert found and found.workload == "web-1"
+
+
+def test_a_service_s_backend_follows_what_is_heard_of_its_pods() -> None:
+    index = Index()
+    index.put("endpointslices", endpoints("web", "10.0.0.1"), 10.0)
+    index.put("pods", owned("web-1", "10.0.0.1", "web"), 10.0)
+    service = index.service_listing(address_of("10.0.0.1"))
+    assert service
+    assert index.backend(service, 11.0).workload_kind == "Deployment"  # type: ignore[union-attr]
+    above = {"metadata": {"name": "web-7d4b9c", "uid": "rs-web", "ownerReferences": [{"kind": "Rollout", "name": "web", "uid": "d", "controller": True}]}}  # fmt: skip
+    index.put("replicasets", msgspec.convert(above, objects.OnlyMeta), 12.0)
+    assert index.backend(service, 13.0).workload_kind == "Rollout"  # type: ignore[union-attr]
