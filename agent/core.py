@@ -32,6 +32,8 @@ from sidelight.identity.resolver import ClusterIndex, Resolver
 
 log = logging.getLogger("sidelight.agent")
 
+READ_AT_FILL = 0.25
+"""Share of the event ring at which it is read; the rest is for bursts."""
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
 """Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
@@ -78,6 +80,13 @@ class Snapshot:
     flows_held: int = 0
     """Flows that wait for a better name."""
     extra: dict[str, float] = field(default_factory=dict)
+
+
+def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
+    """Seconds until the event ring is to be read again: until it is about a quarter full. `fill`: its share after `pause_s`."""
+    if fill <= 0.0:
+        return longest_s
+    return min(longest_s, max(longest_s / 20, pause_s * READ_AT_FILL / fill))
 
 
 def settings_record(capture: CaptureSettings) -> np.ndarray:
@@ -215,8 +224,10 @@ class Agent:
 
     def _run(self) -> None:
         following = time.monotonic()
+        pause = self.settings.poll_s
         while not self._stop.is_set():
             try:
+                pause = next_pause(pause, self.source.ring.fill(), self.settings.poll_s)
                 self.poll_events()
                 if time.monotonic() >= following or self._hurry.is_set():
                     self._hurry.clear()
@@ -228,7 +239,7 @@ class Agent:
                     log.error("pipeline: %s", error)
                 self.failed = str(error)
                 self._stop.wait(1.0)
-            self._hurry.wait(self.settings.poll_s)
+            self._hurry.wait(pause)
         try:
             self.poll_events()
             self.drain()

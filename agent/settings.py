@@ -41,7 +41,8 @@ class AgentSettings:
     sizes: Sizes = field(default_factory=Sizes)
     capture: CaptureSettings = CaptureSettings()
     interval_s: float = 1.0
-    poll_s: float = 0.1
+    poll_s: float = 0.2
+    """Between readings of the event ring at most: sooner when it fills."""
     ring_bytes: int = DEFAULT_RING_BYTES
     cluster: str = ""
     node: str = ""
