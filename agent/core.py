@@ -34,6 +34,7 @@ log = logging.getLogger("sidelight.agent")
 
 READ_AT_FILL = 0.25
 """Share of the event ring at which it is read; the rest is for bursts."""
+AFTER_SILENCE = 0.4
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
 """Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
@@ -83,9 +84,12 @@ class Snapshot:
 
 
 def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
-    """Seconds until the event ring is to be read again: until it is about a quarter full. `fill`: its share after `pause_s`."""
+    """Seconds until the event ring is to be read again: until it is about a quarter full. `fill`: its share after `pause_s`.
+
+    Soon when it was empty: what comes after a silence is looked for, and large batches are for steady traffic.
+    """
     if fill <= 0.0:
-        return longest_s
+        return longest_s * AFTER_SILENCE
     return min(longest_s, max(longest_s / 20, pause_s * READ_AT_FILL / fill))
 
 

@@ -41,8 +41,8 @@ class AgentSettings:
     sizes: Sizes = field(default_factory=Sizes)
     capture: CaptureSettings = CaptureSettings()
     interval_s: float = 1.0
-    poll_s: float = 0.2
-    """Between readings of the event ring at most: sooner when it fills."""
+    poll_s: float = 0.25
+    """Between readings of the event ring at most: sooner when it fills. As long as flows wait for news (attribute.SETTLE_S)."""
     ring_bytes: int = DEFAULT_RING_BYTES
     cluster: str = ""
     node: str = ""

@@ -33,7 +33,7 @@ def pid_of(agent: Running) -> int:
 def stopped(agent: Running) -> None:
     """SIGSTOP: nobody reads; the ring fills, the maps count."""
     os.kill(pid_of(agent), signal.SIGSTOP)
-    time.sleep(12)
+    time.sleep(30)
     os.kill(pid_of(agent), signal.SIGCONT)
 
 
@@ -63,7 +63,7 @@ def killed_in_its_first_second(agent: Running) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Running], None], tuple[str, ...]]] = {
-    "SIGSTOP for 12 s": (stopped, ()),
+    "SIGSTOP for 30 s": (stopped, ()),
     "CPU starvation": (starved, ()),
     "no file descriptors": (without_descriptors, ()),
     "kills while it starts": (killed_in_its_first_second, ()),

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidelight.agent.core import READ_AT_FILL, Agent, next_pause
+from sidelight.agent.core import AFTER_SILENCE, READ_AT_FILL, Agent, next_pause
 
 
 def test_events_are_read_between_the_maps_and_the_books(monkeypatch: Any) -> None:
@@ -50,4 +50,4 @@ def test_the_ring_is_read_at_a_quarter_whatever_the_rate(rings_a_second: float) 
         pause = next_pause(pause, pause * rings_a_second, 0.2)
     assert pause in (0.2, 0.01) or abs(pause * rings_a_second - READ_AT_FILL) < 1e-6
     assert (pause == 0.2) == (0.2 * rings_a_second <= READ_AT_FILL + 1e-9)
-    assert next_pause(pause, 0.0, 0.2) == 0.2
+    assert next_pause(pause, 0.0, 0.2) == 0.2 * AFTER_SILENCE
