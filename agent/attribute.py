@@ -60,13 +60,13 @@ class Learner:
 
     def _learn_hosts(self, batch: EventBatch, times_ns: np.ndarray) -> None:
         keys = batch.events["key"]
-        remotes = keys["remote"].tobytes()
+        remotes = layout.rows_of(keys["remote"])
         cgroups, ports, roles = (keys[name].tolist() for name in ("cgroup_id", "port", "role"))
         learnt: set[tuple[int, bytes, int, str]] = set()
         for index, text in batch.texts.items():
             if not text.host or roles[index] != layout.ROLE_CLIENT:
                 continue
-            address = remotes[16 * index : 16 * index + 16]
+            address = remotes[index]
             said = (cgroups[index], address, ports[index], text.host)
             if said in learnt:
                 continue
@@ -102,15 +102,12 @@ def _name(
     names: list[EdgeNames] = []
     places: dict[bytes, tuple[int, float, float]] = {}
     name_of = []
-    keys = np.ascontiguousarray(events["key"])
+    keys = events["key"]
     columns = (keys[name].tolist() for name in ("cgroup_id", "peer_cgroup_id", "port", "role"))
-    remotes, seconds = keys["remote"].tobytes(), (times_ns / 1e9).tolist()
-    raw, size = keys.tobytes(), keys.dtype.itemsize
-    for index, (at, cgroup, peer, port, role) in enumerate(zip(seconds, *columns, strict=True)):
-        key = raw[size * index : size * index + size]
+    rows = zip(layout.rows_of(keys), layout.rows_of(keys["remote"]), (times_ns / 1e9).tolist(), *columns, strict=True)
+    for index, (key, remote, at, cgroup, peer, port, role) in enumerate(rows):
         place, since, until = places.get(key, (-1, 0.0, 0.0))
         if place < 0 or not since <= at < until:
-            remote = remotes[16 * index : 16 * index + 16]
             place = len(names)
             names.append(_names(cgroup, peer, remote, port, role, resolver, at))
             places[key] = (place, *resolver.span(remote, at))
@@ -157,10 +154,9 @@ def pending(flows: FlowBatch, index: ClusterIndex, now: float) -> np.ndarray:
     waits = np.array([PENDING in (names.local.reason, names.remote.reason) for names in flows.names], bool)
     by_address = np.array([names.remote.provenance in _BY_ADDRESS for names in flows.names], bool)
     used, first = np.unique(flows.name_of, return_index=True)
-    remotes = flows.events["key"]["remote"][first].tobytes()
-    for place, name in enumerate(used.tolist()):
+    for name, remote in zip(used.tolist(), layout.rows_of(flows.events["key"]["remote"][first]), strict=True):
         if not waits[name] and flows.names[name].remote.provenance not in _BY_SOCKET:
-            waits[name] = index.unsettled(remotes[16 * place : 16 * place + 16], now)
+            waits[name] = index.unsettled(remote, now)
     young = flows.times_ns > (now - SETTLE_S) * 1e9
     mask: np.ndarray = waits[flows.name_of] | (by_address[flows.name_of] & young)
     return mask

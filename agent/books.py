@@ -227,11 +227,10 @@ class Books:
         self, keys: np.ndarray, values: np.ndarray, resolver: Resolver, at: float, asked: dict[bytes, _Known]
     ) -> np.ndarray:
         weights = (values["opened"] + values["attempts"] + values["adopted"]).tolist() if len(keys) else []
-        raw, size = keys.tobytes(), keys.dtype.itemsize
         return np.fromiter(
             (
-                self._edge(raw[index * size : (index + 1) * size], resolver, at, weight, asked).row
-                for index, weight in enumerate(weights)
+                self._edge(raw, resolver, at, weight, asked).row
+                for raw, weight in zip(layout.rows_of(keys), weights, strict=True)
             ),
             np.uint32,
             len(keys),
@@ -242,10 +241,8 @@ class Books:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(rows of the latencies, rows of their edges)."""
         rows, edges = np.zeros(len(keys), np.uint32), np.zeros(len(keys), np.uint32)
-        raw, size = keys.tobytes(), keys.dtype.itemsize
         details = zip(keys["protocol"].tolist(), keys["method"].tolist(), keys["status"].tolist(), strict=True)
-        for index, detail in enumerate(details):
-            key = raw[index * size : (index + 1) * size]
+        for index, (key, detail) in enumerate(zip(layout.rows_of(keys), details, strict=True)):
             edge = self._edge(key[: layout.EDGE_KEY.itemsize], resolver, at, 0, asked)
             edges[index] = edge.row  # the journal names edges by their row
             known = self._known_latencies.get(key)

@@ -35,6 +35,7 @@ log = logging.getLogger("sidelight.agent")
 READ_AT_FILL = 0.25
 """Share of the event ring at which it is read; the rest is for bursts."""
 AFTER_SILENCE = 0.4
+"""Share of the longest pause, after a reading that found nothing."""
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
 """Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
@@ -285,7 +286,7 @@ class Agent:
             self.first_flow_s = now - self._began
 
     def _release_held(self, *, all_of_them: bool = False) -> None:
-        """Names the flows that have waited anew; publishes those that are settled, or have waited long enough."""
+        """Names the flows that have waited anew if there was news; publishes those that are settled or have waited long enough."""
         with self._lock:
             waiting, self._held = self._held, deque()
             for held in waiting:

@@ -73,6 +73,13 @@ class Counter:
     meaning: str
 
 
+def rows_of(array: np.ndarray) -> list[bytes]:
+    """The bytes of each element, of each row where there are several axes: keys to look up by."""
+    raw = array.tobytes()
+    size = len(raw) // max(1, len(array))
+    return [raw[size * index : size * index + size] for index in range(len(array))]
+
+
 @cache
 def counters() -> tuple[Counter, ...]:
     """The kernel's counters, in the order of the map `counters`."""
