@@ -54,7 +54,7 @@ check: install-test ## ruff, mypy --strict, import-linter, clang-format, generat
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy -p sidelight
 	PYTHONPATH=src .venv/bin/lint-imports --no-cache
-	clang-format --dry-run --Werror bpf/*.c bpf/*.h
+	clang-format --dry-run --Werror bpf/*.[ch] bpf/*/*.[ch]
 	$(PYTHON) exporter/proto/generate.py --check
 	$(PYTHON) -m tests.generated --check
 	$(PYTHON) -m pytest tests/unit/agent/test_layout.py
@@ -68,7 +68,7 @@ proto: install ## generate the Python code of the .proto files
 format: install-test ## format Python and C
 	.venv/bin/ruff check --fix-only -q .
 	.venv/bin/ruff format -q .
-	clang-format -i bpf/*.c bpf/*.h
+	clang-format -i bpf/*.[ch] bpf/*/*.[ch]
 
 bench: install-test ## the report: docs/benchmarks.md, about twenty minutes
 	$(PYTHON) -m benchmarks.report

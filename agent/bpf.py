@@ -125,8 +125,17 @@ def load_storage_btf(value_bytes: int) -> int:
     return fd
 
 
-def load_program(kind: int, attach_type: int, name: str, instructions: bytes) -> tuple[int, int]:
-    """(descriptor, bytes of stack) of a verified program. Raises BpfError."""
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A loaded program: its descriptor, the instructions the verifier walked, its bytes of stack."""
+
+    fd: int
+    instructions: int
+    stack_bytes: int
+
+
+def load_program(kind: int, attach_type: int, name: str, instructions: bytes) -> Verified:
+    """Has a program verified. Raises BpfError."""
     log = ct.create_string_buffer(1 << 16)
     options = _ProgramOptions(
         sz=ct.sizeof(_ProgramOptions),
@@ -141,8 +150,10 @@ def load_program(kind: int, attach_type: int, name: str, instructions: bytes) ->
     )
     if fd < 0:
         raise _fail(name, fd)
-    depths = re.search(rb"stack depth ([0-9+]+)", log.value)
-    return fd, sum(int(depth) for depth in depths[1].split(b"+")) if depths else 0
+    # "processed N insns (limit ...)": bpf_prog_info has it since 5.16 only
+    walked, depths = re.search(rb"processed (\d+) insns", log.value), re.search(rb"stack depth ([0-9+]+)", log.value)
+    stack = sum(int(depth) for depth in depths[1].split(b"+")) if depths else 0
+    return Verified(fd, int(walked[1]) if walked else 0, stack)
 
 
 def verifier_log(kind: int, attach_type: int, name: str, instructions: bytes, lines: int = 20) -> list[str]:
@@ -267,7 +278,6 @@ class ProgramInfo:
     id: int
     run_time_ns: int
     run_count: int
-    verified_instructions: int
 
 
 def _info(fd: int, size: int, what: str) -> bytes:
@@ -281,11 +291,10 @@ def _info(fd: int, size: int, what: str) -> bytes:
 
 
 def program_info(fd: int) -> ProgramInfo:
-    raw = _info(fd, 232, "cannot read program info")
+    raw = _info(fd, 208, "cannot read program info")
     (identifier,) = struct.unpack_from("<I", raw, 4)
     run_time, run_count = struct.unpack_from("<QQ", raw, 192)
-    (verified,) = struct.unpack_from("<I", raw, 216)
-    return ProgramInfo(identifier, run_time, run_count, verified)
+    return ProgramInfo(identifier, run_time, run_count)
 
 
 @dataclass(frozen=True, slots=True)

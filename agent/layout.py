@@ -150,7 +150,7 @@ def programs_text() -> str:
     def expand(name: str) -> str:
         lines = []
         for line in source(name).splitlines():
-            match = re.match(r'#include "([\w.]+)"', line)
+            match = re.match(r'#include "([\w./]+)"', line)
             if not match:
                 lines.append(line)
             elif match[1] not in seen:
@@ -164,7 +164,7 @@ def programs_text() -> str:
 def layout_hash() -> str:
     """Changes when maps of older programs can no longer be read, or when socket storage changes its meaning."""
     digest = hashlib.sha256()
-    for name in ("types.h", "connection.h", "maps.h"):
+    for name in ("types.h", "socket/connection.h", "order/segments.h", "l7/state.h", "maps.h"):
         digest.update(re.sub(r"/\*.*?\*/|\s+", " ", source(name), flags=re.S).encode())
     digest.update(",".join(counter.name for counter in counters()).encode())
     return digest.hexdigest()[:12]

@@ -60,15 +60,13 @@ HOOKS = {
     "ingress": Hook(bpf.PROG_CGROUP_SKB, bpf.ATTACH_INGRESS, bpf.ATTACH_INGRESS),
     "egress": Hook(bpf.PROG_CGROUP_SKB, bpf.ATTACH_EGRESS, bpf.ATTACH_EGRESS),
     "sock_release": Hook(bpf.PROG_CGROUP_SOCK, bpf.ATTACH_SOCK_RELEASE, bpf.ATTACH_SOCK_RELEASE),
-    "sock_ops_continue": Hook(bpf.PROG_SOCK_OPS, -1, bpf.ATTACH_SOCK_OPS),
-    "ingress_continue": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_INGRESS),
-    "egress_continue": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_EGRESS),
-    "sock_ops_close": Hook(bpf.PROG_SOCK_OPS, -1, bpf.ATTACH_SOCK_OPS),
-    "ingress_close": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_INGRESS),
-    "egress_close": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_EGRESS),
+    **{f"sock_ops_{name}": Hook(bpf.PROG_SOCK_OPS, -1, bpf.ATTACH_SOCK_OPS) for name in ("http1", "route", "close")},
+    **{f"ingress_{name}": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_INGRESS) for name in ("http1", "route", "close", "wait")},
+    **{f"egress_{name}": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_EGRESS) for name in ("http1", "route", "close")},
 }
-TAIL_CALLS = ("continue", "close")
-"""Index in the program arrays: enum next of bpf/tcp.h."""
+TAIL_CALLS = {"http1": layout.HTTP1, "route": 62, "close": 61, "wait": 60}
+"""Index in the program arrays: a protocol's number, else enum step of bpf/l7/protocol.h."""
+AGAIN = 59
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -229,7 +227,7 @@ def overflow_key(key_bytes: int) -> bytes:
 
 
 def _fill_fresh_maps(artifact: Artifact, fds: dict[str, int]) -> None:
-    bounds = [*layout.BUCKET_BOUNDS_NS] + [2**64 - 1] * (128 - len(layout.BUCKET_BOUNDS_NS))
+    bounds = [*layout.BUCKET_BOUNDS_NS] + [2**63 - 1] * (128 - len(layout.BUCKET_BOUNDS_NS))
     bpf.update(fds["bounds"], struct.pack("<I", 0), struct.pack("<128Q", *bounds))
     for outer in ("edges", "latencies"):
         for inner in ("a", "b"):
@@ -251,10 +249,10 @@ def _open_or_create_maps(artifact: Artifact, directory: Path, sizes: Sizes) -> t
     return fds, False
 
 
-def _load_programs(artifact: Artifact, fds: dict[str, int]) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
-    """(descriptors, verified instructions, bytes of stack) by program name. Raises VerifierError."""
+def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Verified]:
+    """All programs, by name. Raises VerifierError."""
 
-    def load_one(program: ProgramSpec) -> tuple[int, int]:
+    def load_one(program: ProgramSpec) -> bpf.Verified:
         hook = HOOKS[program.name]
         code = relocate(program, fds)
         try:
@@ -265,10 +263,7 @@ def _load_programs(artifact: Artifact, fds: dict[str, int]) -> tuple[dict[str, i
     # the verifier takes most of the start, and takes it on as many cores as it gets: the largest programs first
     largest_first = sorted(artifact.programs, key=lambda program: -len(program.instructions))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        answers = dict(zip((p.name for p in largest_first), pool.map(load_one, largest_first), strict=True))
-    loaded = {name: descriptor for name, (descriptor, _) in answers.items()}
-    verified = {name: bpf.program_info(descriptor).verified_instructions for name, descriptor in loaded.items()}
-    return loaded, verified, {name: stack for name, (_, stack) in answers.items()}
+        return dict(zip((p.name for p in largest_first), pool.map(load_one, largest_first), strict=True))
 
 
 def _refusal(program: ProgramSpec, hook: Hook, code: bytes, error: BpfError) -> SidelightError:
@@ -326,7 +321,8 @@ def load(request: LoadRequest) -> LoadReport:
     older = [path for path in pins.root.glob("maps-*") if path != directory]
     _check_same_cgroup(pins, cgroup)
     fds, kept = _open_or_create_maps(artifact, directory, request.sizes)
-    programs, verified, stack = _load_programs(artifact, fds)
+    verified = _load_programs(artifact, fds)
+    programs = {name: program.fd for name, program in verified.items()}
     undo = _Undo()
     try:
         if not kept:
@@ -337,9 +333,10 @@ def load(request: LoadRequest) -> LoadReport:
                 bpf.pin(fd, directory / name)
                 undo.paths.append(directory / name)
         for hook_name in ("sock_ops", "ingress", "egress"):
-            for index, suffix in enumerate(TAIL_CALLS):
-                target = programs[f"{hook_name}_{suffix}"]
-                bpf.update(fds[f"{hook_name}_next"], struct.pack("<I", index), struct.pack("<I", target))
+            tails = {index: f"{hook_name}_{suffix}" for suffix, index in TAIL_CALLS.items()}
+            for index, name in (*tails.items(), (AGAIN, hook_name)):
+                if name in programs:
+                    bpf.update(fds[f"{hook_name}_next"], struct.pack("<I", index), struct.pack("<I", programs[name]))
         cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         for name, hook in HOOKS.items():
             if hook.attach_type >= 0:
@@ -351,7 +348,12 @@ def load(request: LoadRequest) -> LoadReport:
     for path in older:
         shutil.rmtree(path, ignore_errors=True)
     status = "kept" if kept else "restarted" if older else "fresh"
-    return LoadReport(status, compiled, verified, stack)
+    return LoadReport(
+        status,
+        compiled,
+        {name: program.instructions for name, program in verified.items()},
+        {name: program.stack_bytes for name, program in verified.items()},
+    )
 
 
 def _check_same_cgroup(pins: Pins, cgroup: Path) -> None:

@@ -27,6 +27,8 @@ class CaptureSettings:
     events: bool = True
     head_text: bool = True
     l7: bool = True
+    routes: int = 0
+    """HTTP routes as operations: 0 none, 1 folded paths, 2 templates before them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@
 	X(seen_adopted, SEEN, "connections older than the programs, met on a packet")                                  \
 	X(seen_failed, SEEN, "attempts that failed")                                                                   \
 	X(seen_closed, SEEN, "connections ended")                                                                      \
-	X(seen_requests, SEEN, "HTTP request heads complete, or answered before that")                                 \
-	X(seen_responses, SEEN, "HTTP final responses matched to a request")                                           \
-	X(seen_unanswered, SEEN, "HTTP requests whose connection ended without a response")                            \
+	X(seen_requests, SEEN, "requests whole, or answered before that")                                              \
+	X(seen_responses, SEEN, "final answers matched to a request")                                                  \
+	X(seen_unanswered, SEEN, "requests whose connection ended without an answer")                                  \
 	X(seen_dns_queries, SEEN, "DNS queries sent or received over UDP")                                             \
 	X(seen_dns_responses, SEEN, "DNS responses matched to a query")                                                \
 	X(seen_events, SEEN, "events wanted")                                                                          \
@@ -32,28 +32,32 @@
 	X(lost_latency_map_full, LOST, "updates that went to the overflow latency: exact, no name")                    \
 	X(lost_edge_no_map, LOST, "updates without a map to go to")                                                    \
 	X(lost_connection_storage, LOST, "connections without state: out of memory")                                   \
-	X(lost_http_storage, LOST, "HTTP connections without state: out of memory")                                    \
-	X(lost_http_text, LOST, "request heads without text in their event: out of memory")                            \
+	X(lost_l7_storage, LOST, "connections whose protocol is not followed: out of memory")                          \
+	X(lost_exchange_text, LOST, "request heads without text in their event: out of memory")                        \
 	X(lost_reorder_storage, LOST, "reordered segments not kept: out of memory")                                    \
 	X(lost_header_read, LOST, "packets whose IP or TCP header could not be read")                                  \
 	X(lost_payload_read, LOST, "segments whose payload could not be read")                                         \
 	X(lost_ipv6_extension, LOST, "IPv6 packets with extension headers we do not follow")                           \
 	X(lost_out_of_window, LOST, "segments far outside the receive window")                                         \
-	X(lost_http_contended, LOST, "segments met while another CPU held the stream")                                 \
-	X(lost_http_tail_call, LOST, "streams left because a tail call failed")                                        \
+	X(lost_stream_contended, LOST, "segments given up because another CPU held the stream")                        \
+	X(lost_stream_tail_call, LOST, "streams left because a tail call failed")                                      \
 	X(lost_http_sync, UNDECIDED, "HTTP streams whose framing was lost")                                            \
-	X(lost_http_sync_requests, UNDECIDED, "requests in flight when the framing was lost")                          \
+	X(lost_exchanges, UNDECIDED, "exchanges in flight when the framing was lost")                                  \
 	X(http_resync, UNDECIDED, "HTTP streams picked up again at a head")                                            \
 	X(http_bad_framing, UNDECIDED, "heads whose length cannot be told (RFC 9112, 6.3)")                            \
-	X(http_incomplete_head, UNDECIDED, "request heads the connection ended within")                                \
-	X(http_unmatched_response, UNDECIDED, "responses without a request")                                           \
-	X(http_untimed, UNDECIDED, "requests beyond the pipeline depth: counted, not timed")                           \
+	X(exchange_incomplete, UNDECIDED, "requests the connection ended within")                                      \
+	X(exchange_unmatched, UNDECIDED, "answers that nobody asked for")                                              \
+	X(exchange_untimed, UNDECIDED, "requests beyond the depth of the queue: counted, not timed")                   \
 	X(http_not_http, UNDECIDED, "connections that began like HTTP and were not")                                   \
-	X(http_shed_connections, LOST, "HTTP connections left opaque while L7 is off")                                 \
+	X(lost_l7_shed, LOST, "connections left opaque while L7 is off")                                               \
 	X(role_guessed, UNDECIDED, "adopted connections whose role came from the port numbers")                        \
 	X(unknown_cgroup, UNDECIDED, "connections that ended before a packet told their cgroup")                       \
 	X(dns_unmatched_response, UNDECIDED, "DNS responses without a query")                                          \
 	X(dns_unanswered, UNDECIDED, "DNS queries forgotten for a newer one of the socket")                            \
+	X(operation_folded, UNDECIDED, "exchanges whose operation counts under none: beyond the budget")               \
+	X(operation_too_long, UNDECIDED, "exchanges whose operation is too long to be named")                          \
+	X(operation_none, UNDECIDED, "exchanges that could have an operation and say none")                            \
+	X(lost_operation_storage, LOST, "exchanges without operation: out of memory")                                  \
 	X(dns_malformed, UNDECIDED, "packets on port 53 that are not DNS")
 
 enum counter {

@@ -8,7 +8,8 @@
 #ifndef SIDELIGHT_MAPS_H
 #define SIDELIGHT_MAPS_H
 
-#include "connection.h"
+#include "l7/state.h"
+#include "socket/connection.h"
 #include "types.h"
 
 BPF_TABLE("hash", struct edge_key, struct edge_value, edges_a, 16384);
@@ -25,14 +26,15 @@ BPF_TABLE("array", u32, struct latency_value, zero_latency, 1);
 
 BPF_TABLE("array", u32, struct latency_bounds, bounds, 1);
 BPF_TABLE("array", u32, struct settings, settings, 1);
-BPF_TABLE("percpu_array", u32, u64, counters, 64);
+BPF_TABLE("percpu_array", u32, u64, counters, 96);
 BPF_TABLE("percpu_array", u32, struct token_buckets, buckets, 1);
 
 BPF_RINGBUF_OUTPUT(events, 256);
 
 BPF_SK_STORAGE(connections, struct connection);
-BPF_SK_STORAGE(http_connections, struct http_connection);
-BPF_SK_STORAGE(http_texts, struct http_text);
+BPF_SK_STORAGE(l7_connections, struct l7_connection);
+BPF_SK_STORAGE(exchange_texts, struct exchange_text);
+BPF_SK_STORAGE(routes, struct route);
 BPF_SK_STORAGE(reorder_rx, struct reorder);
 BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
@@ -46,9 +48,15 @@ BPF_TABLE("hash", u64, u8, adopted_roles, 16384);
 /* Payload that completed a handshake: the listener's packet run hands it to the child's sock_ops run. */
 BPF_TABLE("percpu_array", u32, struct handoff, handoffs, 1);
 
-/* By enum next. */
-BPF_PROG_ARRAY(ingress_next, 2);
-BPF_PROG_ARRAY(egress_next, 2);
-BPF_PROG_ARRAY(sock_ops_next, 2);
+/* Operations that count apart (l7/operation.h): as many as the map has room for. */
+BPF_TABLE("hash", u32, struct operation_value, operations, 1024);
+
+/* The configuration's templates of HTTP routes (l7/route.h), put in by the agent. */
+BPF_TABLE("hash", struct route_step, u32, route_steps, 8192);
+
+/* By enum step, or by a protocol's number. */
+BPF_PROG_ARRAY(ingress_next, 64);
+BPF_PROG_ARRAY(egress_next, 64);
+BPF_PROG_ARRAY(sock_ops_next, 64);
 
 #endif

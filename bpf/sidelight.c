@@ -2,10 +2,10 @@
 /* The one translation unit: BCC compiles modules, and the programs share their maps. */
 #include <linux/bpf.h>
 
-#include "sock_ops.c"
+#include "hooks/sock_ops.c"
 
-#include "ingress.c"
+#include "hooks/ingress.c"
 
-#include "egress.c"
+#include "hooks/egress.c"
 
-#include "sock_release.c"
+#include "hooks/sock_release.c"

@@ -12,9 +12,10 @@
 
 /* Bounds. */
 #define LATENCY_BUCKETS 112 /* see struct latency_value */
-#define HTTP_PIPELINE 32    /* requests of one connection whose answers are awaited */
+#define EXCHANGES 32	    /* of one connection whose answers are awaited, first in, first out */
 #define HEAD_WINDOW 512	    /* bytes of a head looked at in one go; longer lines keep their first bytes */
 #define TEXT_BYTES 192	    /* start of a request head kept for events */
+#define OPERATION_BYTES 128 /* of an operation's text; longer ones keep their start */
 #define HOST_BYTES 64
 #define TRACEPARENT_BYTES 56 /* 55 characters by W3C Trace Context, one of padding */
 #define CLOSE_REASONS 8
@@ -68,6 +69,7 @@ enum event_type {
 	EVENT_REQUEST = 4,
 	EVENT_DNS = 5,
 	EVENT_TLS = 6,
+	EVENT_OPERATION = 7, /* a new operation's text */
 };
 
 enum event_flags {
@@ -114,8 +116,8 @@ struct latency_key {
 	struct edge_key edge;
 	u16 status; /* HTTP status (0: no response), DNS rcode */
 	u8 protocol;
-	u8 method; /* enum method; DNS: query type, 255 for above 254 */
-	u8 pad[4];
+	u8 method;     /* enum method; DNS: query type, 255 for above 254 */
+	u32 operation; /* id of a text, 0: none, or folded (l7/operation.h) */
 };
 
 /*
@@ -157,7 +159,7 @@ struct event {
 	u32 retransmits;
 	u32 request_seq; /* TCP sequence number of the request's first byte */
 	u32 response_seq;
-	u32 pad;
+	u32 operation;
 };
 
 /* EVENT_REQUEST: what of the request's head was kept. */
@@ -174,6 +176,18 @@ struct payload_event {
 	u8 payload[1024];
 };
 
+/* EVENT_OPERATION: `operation` stands for this text from now on. */
+struct operation_event {
+	struct event event;
+	u8 text[128];
+};
+
+/* An operation that counts apart, by its id. */
+struct operation_value {
+	u32 check;     /* another hash of the text: two texts of one id are told apart */
+	u32 announced; /* the agent has been told */
+};
+
 /* Set by the agent at any time; zero means off. */
 struct settings {
 	u64 slow_ns;	     /* requests at least this slow are events of the priority class */
@@ -185,7 +199,7 @@ struct settings {
 	u8 events;
 	u8 head_text;
 	u8 l7;
-	u8 pad;
+	u8 routes; /* HTTP routes are operations: 1 folded paths, 2 templates first */
 };
 
 #endif

@@ -3,7 +3,7 @@
  * The life of a TCP connection. Callbacks run with the socket locked. bpf_sk_cgroup_id() is not to be had here, so the
  * cgroup comes from the SYN's or SYN-ACK's packet run (map `handshakes`), else from the first packet.
  */
-#include "tcp.h"
+#include "socket/tcp.h"
 
 #define TCP_SYN_SENT_ 2
 #define TCP_SYN_RECV_ 3
@@ -31,24 +31,6 @@ static __always_inline void connection_addresses(struct bpf_sock_ops *ops, struc
 	}
 	c->local_port = ops->local_port;
 	c->remote_port = bpf_ntohl(ops->remote_port);
-}
-
-static __always_inline u64 handshake_cgroup(u32 sequence, u16 client_port, u8 from)
-{
-	u64 key = handshake_key(sequence, client_port, from), cgroup;
-	struct handshakes *bucket = handshake_bucket(key);
-
-	if (!bucket)
-		return 0;
-#pragma unroll
-	for (int way = 0; way < HANDSHAKE_WAYS; way++) {
-		if (bucket->ways[way].key != key)
-			continue;
-		cgroup = bucket->ways[way].cgroup_id;
-		if (bucket->ways[way].check == (key ^ cgroup))
-			return cgroup;
-	}
-	return 0;
 }
 
 static __always_inline void connection_opened(struct bpf_sock_ops *ops, struct connection *c, u64 now)
@@ -105,7 +87,7 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct bpf_sock 
 /* The payload the listener's run left for this child. True when it is to be parsed. */
 static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c)
 {
-	struct http_connection *h;
+	struct l7_connection *l;
 	struct settings *set = current_settings();
 	struct reorder *kept;
 	struct handoff *from;
@@ -121,20 +103,20 @@ static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_so
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
-	if (!http_first_byte(from->data[0])) {
+	if (protocol_begins(from->data[0]) >= L7_TLS) {
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
-	h = http_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	l = l7_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	kept = reorder_rx.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!h || !kept) {
-		COUNT(lost_http_storage);
+	if (!l || !kept) {
+		COUNT(lost_l7_storage);
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
-	c->l7 = L7_HTTP;
-	h->streams[TX].next = c->dir[TX].end;
-	h->streams[RX].next = from->sequence;
+	c->l7 = protocol_begins(from->data[0]);
+	l->streams[TX].next = c->dir[TX].end;
+	l->streams[RX].next = from->sequence;
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < REORDER_SEGMENT; i += 8)
 		*(u64 *)(kept->data + i) = *(u64 *)(from->data + i);
@@ -144,10 +126,10 @@ static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_so
 	kept->slots[0].kept = from->kept;
 	kept->used = 1;
 	kept->filled = from->kept;
-	h->streams[RX].stashed = 1;
-	h->streams[RX].request = 1;
+	l->streams[RX].stashed = 1;
+	l->streams[RX].request = 1;
 	from->length = 0;
-	return reorder_next(kept, &h->streams[RX]);
+	return reorder_next(kept, &l->streams[RX]);
 }
 
 static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock *sk)
@@ -201,7 +183,7 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 {
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 	u32 old = ops->args[0];
-	struct http_connection *h = 0;
+	struct l7_connection *l = 0;
 	u64 now = bpf_ktime_get_ns();
 	struct edge_value *edge;
 	u8 reason;
@@ -224,13 +206,24 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 		reason = CLOSE_UNKNOWN;
 	if (!c->key.cgroup_id)
 		COUNT(unknown_cgroup);
-	if (c->l7 == L7_HTTP)
-		h = http_connections.sk_storage_get(sk, 0, 0);
+	if (c->l7 != L7_UNKNOWN && c->l7 < L7_TLS)
+		l = l7_connections.sk_storage_get(sk, 0, 0);
 	edge = edge_get(&c->key);
-	connection_flush_into(edge, c, h, RX, 0, 0);
-	connection_flush_into(edge, c, h, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
+	connection_flush_into(edge, c, l, RX, 0, 0);
+	connection_flush_into(edge, c, l, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
 	connection_end(ops, edge, c, reason, now, ops->srtt_us >> 3);
-	return h && (h->tail != h->head || h->untimed_tail != h->untimed_head);
+	return l && exchange_waiting(l);
+}
+
+/* A tail call failed: what the handshake carried is not followed to its end. */
+static __always_inline void sock_ops_cut(struct bpf_sock *sk)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	COUNT(lost_stream_tail_call);
+	if (l && c)
+		protocol_lose_sync(c, l, &l->streams[RX], true);
 }
 
 int sock_ops(struct bpf_sock_ops *ops)
@@ -256,7 +249,7 @@ int sock_ops(struct bpf_sock_ops *ops)
 		on_active(ops, sk);
 	} else if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		if (on_passive(ops, sk))
-			sock_ops_next.call(ops, NEXT_PARSE);
+			sock_ops_next.call(ops, PROTOCOL_HTTP1);
 	} else if (op == BPF_SOCK_OPS_RTO_CB) {
 		if (ops->args[2]) { /* retransmitted for the last time: tcp_write_timeout() */
 			c = connections.sk_storage_get(sk, 0, 0);
@@ -278,22 +271,32 @@ int sock_ops_close(struct bpf_sock_ops *ops)
 }
 
 /* Parses what came with the handshake's last ACK; the bytes are in the reorder storage. */
-int sock_ops_continue(struct bpf_sock_ops *ops)
+int sock_ops_http1(struct bpf_sock_ops *ops)
 {
-	struct http_connection *h;
-	struct connection *c;
+	struct bpf_sock *sk = ops->sk;
+	enum step step;
+
+	if (!sk)
+		return 1;
+	step = tcp_http1(ops, 0, sk, RX);
+	if (step == STEP_DONE)
+		return 1;
+	if (step == STEP_MORE)
+		sock_ops_next.call(ops, PROTOCOL_HTTP1);
+	else
+		sock_ops_next.call(ops, STEP_ROUTE);
+	sock_ops_cut(sk);
+	return 1;
+}
+
+int sock_ops_route(struct bpf_sock_ops *ops)
+{
 	struct bpf_sock *sk = ops->sk;
 
 	if (!sk)
 		return 1;
-	c = connections.sk_storage_get(sk, 0, 0);
-	h = http_connections.sk_storage_get(sk, 0, 0);
-	if (!c || !h)
-		return 1;
-	if (http_advance(ops, 0, sk, c, h, &h->streams[RX], RX)) {
-		sock_ops_next.call(ops, NEXT_PARSE);
-		COUNT(lost_http_tail_call);
-		http_lose_sync(h, &h->streams[RX], true);
-	}
+	tcp_route(ops, sk, RX);
+	sock_ops_next.call(ops, PROTOCOL_HTTP1);
+	sock_ops_cut(sk);
 	return 1;
 }

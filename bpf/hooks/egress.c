@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Packets that the cgroup's sockets send, behind netfilter's output hook, retransmissions included. */
-#include "dns.h"
+#include "l7/dns.h"
 
 int egress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = {};
-	enum next next;
+	enum step next;
 
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
@@ -22,25 +22,42 @@ int egress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, TX);
-	if (next == NEXT_PARSE) {
-		egress_next.call(skb, NEXT_PARSE);
+	if (next == STEP_MORE) {
+		egress_next.call(skb, PROTOCOL_HTTP1);
 		tcp_packet_cut(sk, TX);
-	} else if (next == NEXT_CLOSE) {
-		egress_next.call(skb, NEXT_CLOSE);
+	} else if (next != NEXT_NONE) {
+		egress_next.call(skb, next);
 	}
 	return PASS;
 }
 
-int egress_continue(struct __sk_buff *skb)
+int egress_http1(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	enum step step;
+
+	if (!sk)
+		return PASS;
+	step = tcp_http1(skb, skb, sk, TX);
+	if (step == STEP_DONE)
+		return PASS;
+	if (step == STEP_MORE)
+		egress_next.call(skb, PROTOCOL_HTTP1);
+	else
+		egress_next.call(skb, STEP_ROUTE);
+	tcp_packet_cut(sk, TX);
+	return PASS;
+}
+
+int egress_route(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
 	if (!sk)
 		return PASS;
-	if (tcp_packet_next(skb, sk, TX)) {
-		egress_next.call(skb, NEXT_PARSE);
-		tcp_packet_cut(sk, TX);
-	}
+	tcp_route(skb, sk, TX);
+	egress_next.call(skb, PROTOCOL_HTTP1);
+	tcp_packet_cut(sk, TX);
 	return PASS;
 }
 

@@ -3,7 +3,7 @@
 #ifndef SIDELIGHT_EVENTS_H
 #define SIDELIGHT_EVENTS_H
 
-#include "edge.h"
+#include "books/edge.h"
 
 #define NS_PER_SECOND 1000000000ULL
 
@@ -69,7 +69,7 @@ static __always_inline void event_fill(struct event *e, struct connection *c, u8
 	e->retransmits = c->retransmits_flushed;
 	e->request_seq = 0;
 	e->response_seq = 0;
-	e->pad = 0;
+	e->operation = 0;
 }
 
 /* Opens, closes, failures. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* The application lets go of a socket: tells "gave up" from "unreachable", and ends connections we adopted. */
-#include "tcp.h"
+#include "socket/tcp.h"
 
 int sock_release(struct bpf_sock *sk)
 {

@@ -3,7 +3,7 @@
 #ifndef SIDELIGHT_PACKET_H
 #define SIDELIGHT_PACKET_H
 
-#include "edge.h"
+#include "books/edge.h"
 
 #define PASS 1 /* both hooks: let the packet go on, always */
 
@@ -30,16 +30,6 @@ struct packet {
 	u8 flags;
 	u8 version;
 };
-
-static __always_inline u16 be16(const u8 *p)
-{
-	return (u16)p[0] << 8 | p[1];
-}
-
-static __always_inline u32 be32(const u8 *p)
-{
-	return (u32)p[0] << 24 | (u32)p[1] << 16 | (u32)p[2] << 8 | p[3];
-}
 
 /*
  * Reads headers straight from the packet: the stack has pulled them into the linear part in both directions.

@@ -5,6 +5,7 @@
 
 #include "counters.h"
 #include "maps.h"
+#include "words.h"
 
 static __always_inline void count(u32 which)
 {
@@ -24,16 +25,6 @@ static __always_inline void count_many(u32 which, u64 n)
 }
 
 #define COUNT(name) count(COUNTER_##name)
-
-/*
- * Makes 1 <= size <= mask plain to the verifier of any kernel: the compiler would turn a comparison into arithmetic
- * that older ones cannot follow. The caller has made sure that it holds; `size` is a u64.
- */
-#ifndef SIDELIGHT_HOST
-#define BOUND_SIZE(size, mask) asm volatile("%0 &= " #mask "\n\tif %0 s> 0 goto +1\n\t%0 = 1" : "+r"(size))
-#else /* compiled for the host, to be fuzzed: tests/fuzz/host */
-#define BOUND_SIZE(size, mask) ((size) = ((size) & (mask)) ? ((size) & (mask)) : 1)
-#endif
 
 static __always_inline struct settings *current_settings(void)
 {
@@ -81,18 +72,6 @@ static __always_inline struct edge_value *edge_get(struct edge_key *key)
 	return books_add(current, key, zero_edge.lookup(&zero), &overflow, COUNTER_lost_edge_map_full);
 }
 
-static __always_inline u64 handshake_key(u32 sequence, u16 client_port, u8 from)
-{
-	return (u64)sequence << 32 | (u32)client_port << 16 | from;
-}
-
-static __always_inline struct handshakes *handshake_bucket(u64 key)
-{
-	u32 index = (key * 0x9e3779b97f4a7c15ULL) >> 52; /* Fibonacci hashing: the upper 12 bits */
-
-	return handshakes.lookup(&index);
-}
-
 #define EDGE_ADD(value, field, n) __sync_fetch_and_add(&(value)->field, (n))
 
 static __always_inline struct latency_value *latency_get(struct latency_key *key)
@@ -112,19 +91,26 @@ static __always_inline struct latency_value *latency_get(struct latency_key *key
 	return books_add(current, key, zero_latency.lookup(&zero), &overflow, COUNTER_lost_latency_map_full);
 }
 
-/* Index of the first bound not below `ns`: seven halvings of the 128 bounds. */
+/*
+ * Index of the first bound not below `ns`: seven halvings of the 128 bounds, without a branch: the buckets' numbers would
+ * otherwise be 128 states of all that follows.
+ */
 static __always_inline u32 latency_bucket(u64 ns)
 {
 	struct latency_bounds *table;
-	u32 zero = 0, low = 0;
+	u64 low = 0;
+	u32 zero = 0;
 
 	table = bounds.lookup(&zero);
 	if (!table)
 		return LATENCY_BUCKETS - 1;
 #pragma unroll
-	for (u32 half = 64; half > 0; half >>= 1)
-		if (ns > table->ns[(low + half - 1) & 127])
-			low += half;
+	for (u32 half = 64; half > 0; half >>= 1) {
+		u64 index = low + half - 1;
+
+		BOUND_MASK(index, 127);
+		low += half * below(table->ns[index], ns);
+	}
 	return low < LATENCY_BUCKETS ? low : LATENCY_BUCKETS - 1;
 }
 

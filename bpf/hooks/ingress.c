@@ -3,7 +3,7 @@
  * Received packets of the cgroup's sockets, as the socket gets them (sk_filter): before TCP has put them in order, and
  * without the lock of the socket. See connection.h.
  */
-#include "dns.h"
+#include "l7/dns.h"
 
 /*
  * Payload on a listener: the handshake's last ACK carried it (or the bare one was lost). The child's
@@ -40,7 +40,7 @@ int ingress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = {};
-	enum next next;
+	enum step next;
 
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
@@ -56,25 +56,59 @@ int ingress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, RX);
-	if (next == NEXT_PARSE) {
-		ingress_next.call(skb, NEXT_PARSE);
+	if (next == STEP_MORE) {
+		ingress_next.call(skb, PROTOCOL_HTTP1);
 		tcp_packet_cut(sk, RX);
-	} else if (next == NEXT_CLOSE) {
-		ingress_next.call(skb, NEXT_CLOSE);
+	} else if (next != NEXT_NONE) {
+		ingress_next.call(skb, next);
 	}
 	return PASS;
 }
 
-int ingress_continue(struct __sk_buff *skb)
+int ingress_http1(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+	enum step step;
+
+	if (!sk)
+		return PASS;
+	step = tcp_http1(skb, skb, sk, RX);
+	if (step == STEP_DONE)
+		return PASS;
+	if (step == STEP_MORE)
+		ingress_next.call(skb, PROTOCOL_HTTP1);
+	else
+		ingress_next.call(skb, STEP_ROUTE);
+	tcp_packet_cut(sk, RX);
+	return PASS;
+}
+
+int ingress_route(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 
 	if (!sk)
 		return PASS;
-	if (tcp_packet_next(skb, sk, RX)) {
-		ingress_next.call(skb, NEXT_PARSE);
-		tcp_packet_cut(sk, RX);
-	}
+	tcp_route(skb, sk, RX);
+	ingress_next.call(skb, PROTOCOL_HTTP1);
+	tcp_packet_cut(sk, RX);
+	return PASS;
+}
+
+/* Another CPU has the stream: looks on until it is free, then begins again with the segment, which nobody has dealt with yet. */
+int ingress_wait(struct __sk_buff *skb)
+{
+	struct l7_connection *l;
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return PASS;
+	l = l7_connections.sk_storage_get(sk, 0, 0);
+	skb->cb[0]++;
+	if (l && !stream_wait(&l->streams[RX]) && skb->cb[0] < WAIT_ROUNDS)
+		ingress_next.call(skb, NEXT_WAIT);
+	ingress_next.call(skb, NEXT_AGAIN);
+	COUNT(lost_stream_tail_call);
 	return PASS;
 }
 

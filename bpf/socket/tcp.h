@@ -3,33 +3,13 @@
 #ifndef SIDELIGHT_TCP_H
 #define SIDELIGHT_TCP_H
 
-#include "stream.h"
+#include "l7/tls.h"
+#include "socket/flush.h"
+#include "socket/handshakes.h"
 
 #define EPHEMERAL_FIRST 32768 /* default net.ipv4.ip_local_port_range */
-#define HELLO_EVENTS 4	      /* pieces of a ClientHello passed to the agent at most */
 #define DNS_PORT 53
-
-/* Index into the program arrays. */
-enum next { NEXT_PARSE = 0, NEXT_CLOSE = 1, NEXT_NONE = 2 };
-
-static __always_inline void handshake_remember(struct bpf_sock *sk, u32 sequence, u16 client_port, u8 from)
-{
-	u64 key = handshake_key(sequence, client_port, from), cgroup = bpf_sk_cgroup_id(sk);
-	struct handshakes *bucket = handshake_bucket(key);
-	struct handshake *place;
-
-	if (!bucket)
-		return;
-	place = &bucket->ways[0];
-#pragma unroll
-	for (int way = 1; way < HANDSHAKE_WAYS; way++)
-		if (bucket->ways[way].jiffies < place->jiffies)
-			place = &bucket->ways[way];
-	place->key = key;
-	place->cgroup_id = cgroup;
-	place->check = key ^ cgroup;
-	place->jiffies = bpf_jiffies64();
-}
+#define TCP_LISTEN_ 10
 
 /* Addresses and ports of a socket that was there before the programs. */
 static __always_inline void connection_adopt(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c)
@@ -119,22 +99,24 @@ static __always_inline bool direction_advance(struct connection *c, int dir, con
 	return true;
 }
 
-/* The first payload says what the connection speaks. */
-static __always_inline struct http_connection *l7_detect(struct __sk_buff *skb, struct bpf_sock *sk,
-							 struct connection *c, const struct packet *p, int dir,
-							 bool in_order)
+/*
+ * The first payload says what the connection speaks: its state when that is a protocol which is followed. Only
+ * l7_begin() decides it, once the stream is taken: another CPU may be here with the next segment.
+ */
+static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+						       const struct packet *p, int dir, u8 *protocol)
 {
 	struct settings *set = current_settings();
-	struct http_connection *h;
+	struct l7_connection *l;
 	u8 first[2] = {};
 
 	if (!set || !set->l7) {
 		c->l7 = L7_OPAQUE;
-		COUNT(http_shed_connections);
+		COUNT(lost_l7_shed);
 		return 0;
 	}
-	if (!(c->flags & CONN_ADOPTED) && in_order) {
-		if (!http_is_request(c, dir)) {
+	if (!(c->flags & CONN_ADOPTED) && c->dir[dir].known && p->seq == c->dir[dir].end) {
+		if (!is_request(c, dir)) {
 			c->l7 = L7_OPAQUE; /* the server speaks first */
 			return 0;
 		}
@@ -143,67 +125,68 @@ static __always_inline struct http_connection *l7_detect(struct __sk_buff *skb, 
 			c->l7 = L7_OPAQUE;
 			return 0;
 		}
-		if (first[0] == 0x16) {
-			c->l7 = L7_TLS;
-			c->hello_left = 0;
-			c->hello_events = 0;
-			COUNT(seen_tls);
-			return 0;
-		}
-		if (!http_first_byte(first[0])) {
-			c->l7 = L7_OPAQUE;
+		*protocol = protocol_begins(first[0]);
+		if (*protocol >= L7_TLS) {
+			c->l7 = *protocol;
+			if (*protocol == L7_TLS) {
+				c->hello_left = 0;
+				c->hello_events = 0;
+				COUNT(seen_tls);
+			}
 			return 0;
 		}
 	}
-	h = http_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!h) {
-		COUNT(lost_http_storage);
+	l = l7_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!l) {
+		COUNT(lost_l7_storage);
 		c->l7 = L7_OPAQUE;
-		return 0;
 	}
-	c->l7 = L7_HTTP;
-	h->streams[RX].next = c->dir[RX].end;
-	h->streams[TX].next = c->dir[TX].end;
-	if (c->flags & CONN_ADOPTED) {
-		h->streams[RX].state = HTTP_RESYNC;
-		h->streams[TX].state = HTTP_RESYNC;
-		if (!c->dir[dir].known)
-			h->streams[dir].next = p->seq;
-	}
-	return h;
+	return l;
 }
 
-/* Passes the first record of a TLS client to the agent, which looks for the server's name in it. */
-static __always_inline void tls_hello(struct __sk_buff *skb, struct connection *c, const struct packet *p, int dir)
+static __always_inline void l7_begin(struct connection *c, struct l7_connection *l, const struct packet *p, int dir,
+				     u8 protocol)
 {
-	u8 record[5] = {};
+	l->streams[RX].next = c->dir[RX].end;
+	l->streams[TX].next = c->dir[TX].end;
+	if (c->flags & CONN_ADOPTED) {
+		l->streams[RX].state = STREAM_RESYNC;
+		l->streams[TX].state = STREAM_RESYNC;
+		if (!c->dir[dir].known)
+			l->streams[dir].next = p->seq;
+	}
+	c->l7 = protocol;
+}
 
-	if (c->hello_events == 0) {
-		if (p->length < 5 || bpf_skb_load_bytes(skb, p->offset, record, 5)) {
-			c->l7 = L7_OPAQUE;
-			return;
-		}
-		c->hello_left = be16(record + 3) + 5;
+/* A segment of the stream `s`, which is taken. The step to go on with; `flush`: see there. */
+static __always_inline enum step tcp_stream(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+					    struct l7_connection *l, struct stream *s, const struct packet *p, int dir,
+					    bool full, bool *flush)
+{
+	s->flush = *flush;
+	s->request = is_request(c, dir);
+	if (stream_within_body(s, p)) {
+		stream_pass_body(c, s, p);
+		*flush = full; /* more of the body is to come */
+	} else if (stream_accept(skb, sk, c, l, s, p, dir, is_request(c, dir))) {
+		return STEP_MORE;
 	}
-	event_payload(skb, c, EVENT_TLS, dir == RX ? EVENT_INBOUND : 0, p->offset, p->length, 0, p->seq);
-	c->hello_events++;
-	if (p->length >= c->hello_left || c->hello_events >= HELLO_EVENTS) {
-		c->l7 = L7_OPAQUE;
-		return;
-	}
-	c->hello_left -= p->length;
+	if (dir == RX)
+		stream_release(s);
+	return STEP_DONE;
 }
 
 /*
  * What every TCP packet of an observed socket goes through. Says which program is to go on: a chain of small ones
  * costs the verifier far less than one large one.
  */
-static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p, int dir)
+static __always_inline enum step tcp_packet(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p, int dir)
 {
-	struct http_connection *h = 0;
-	struct http_stream *s;
+	struct l7_connection *l = 0;
+	struct stream *s = 0;
 	struct connection *c;
-	bool in_order, flush, full;
+	u8 protocol = PROTOCOL_HTTP1;
+	bool flush, full;
 
 	c = connections.sk_storage_get(sk, 0, 0);
 	if (!c) {
@@ -242,93 +225,118 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 	}
 	flush = p->length && (p->flags & (TCP_PSH | TCP_FIN)); /* a bare FIN brings no bytes */
 	if (p->length) {
-		in_order = c->dir[dir].known && p->seq == c->dir[dir].end;
 		if (c->l7 == L7_UNKNOWN)
-			h = l7_detect(skb, sk, c, p, dir, in_order);
-		else if (c->l7 == L7_HTTP)
-			h = http_connections.sk_storage_get(sk, 0, 0);
-		if (!direction_advance(c, dir, p))
+			l = l7_detect(skb, sk, c, p, dir, &protocol);
+		else if (c->l7 < L7_TLS)
+			l = l7_connections.sk_storage_get(sk, 0, 0);
+		if (l) {
+			s = &l->streams[dir];
+			if (dir == RX && !stream_take(s)) {
+				if (skb->cb[0] < WAIT_ROUNDS)
+					return NEXT_WAIT;
+				COUNT(lost_stream_contended);
+				l = 0; /* a gap in the stream */
+			} else if (c->l7 == L7_UNKNOWN) {
+				l7_begin(c, l, p, dir, protocol);
+			}
+		}
+		if (!direction_advance(c, dir, p)) {
+			if (l && dir == RX)
+				stream_release(s);
 			return NEXT_NONE;
+		}
 		full = c->dir[dir].bytes - c->dir[dir].flushed >= FLUSH_BYTES || (dir == TX && c->retransmitted);
 		flush |= full;
-		if (h) {
-			s = &h->streams[dir];
-			if (dir == RX) {
-				u32 spins = 0;
-
-				for (; spins < BUSY_SPINS; spins++)
-					if (!*(volatile u32 *)&s->busy)
-						break;
-				if (spins == BUSY_SPINS)
-					COUNT(lost_http_contended);
-				*(volatile u32 *)&s->busy = 1;
-			}
-			s->flush = flush;
-			s->request = http_is_request(c, dir);
-			if (http_within_body(s, p)) {
-				http_pass_body(s, p);
-				flush = full; /* more of the body is to come */
-			} else if (http_accept(skb, sk, h, s, p, dir, http_is_request(c, dir))) {
-				return NEXT_PARSE;
-			}
-			if (dir == RX)
-				*(volatile u32 *)&s->busy = 0;
-		} else if (c->l7 == L7_TLS && http_is_request(c, dir)) {
+		if (l) {
+			if (tcp_stream(skb, sk, c, l, s, p, dir, full, &flush) == STEP_MORE)
+				return STEP_MORE;
+		} else if (c->l7 == L7_TLS && is_request(c, dir)) {
 			tls_hello(skb, c, p, dir);
 		} else if (c->key.port == DNS_PORT && c->key.role == ROLE_CLIENT && dir == RX) {
 			event_payload(skb, c, EVENT_DNS, EVENT_INBOUND, p->offset, p->length, 0, p->seq);
 		}
 	}
 	if (flush)
-		connection_flush_packet(sk, c, h, dir);
+		connection_flush_packet(sk, c, l, dir);
 	if ((c->flags & CONN_ADOPTED) &&
 	    ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
 		connection_end(skb, edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0);
-		return c->l7 == L7_HTTP ? NEXT_CLOSE : NEXT_NONE;
+		return c->l7 != L7_UNKNOWN && c->l7 < L7_TLS ? NEXT_CLOSE : NEXT_NONE;
 	}
 	return NEXT_NONE;
 }
 
-/* A further step for the packet: true when yet another one is wanted. */
-static __always_inline bool tcp_packet_next(struct __sk_buff *skb, struct bpf_sock *sk, int dir)
+/*
+ * Parses on until the bytes at hand and the kept ones behind them are used up: STEP_DONE. Anything else is the program to go
+ * on with.
+ */
+static __always_inline enum step http1_advance(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk,
+					       struct connection *c, struct l7_connection *l, struct stream *s, int dir)
 {
-	struct http_connection *h = http_connections.sk_storage_get(sk, 0, 0);
-	struct connection *c = connections.sk_storage_get(sk, 0, 0);
-	struct http_stream *s;
+	struct reorder *kept = 0;
+	enum step step;
 
-	if (!c || !h)
-		return false;
-	s = &h->streams[dir];
-	if (http_advance(skb, skb, sk, c, h, s, dir))
-		return true;
-	if (dir == RX)
-		*(volatile u32 *)&s->busy = 0;
-	if (s->flush)
-		connection_flush_packet(sk, c, h, dir);
-	return false;
+	if (s->slot || s->stashed)
+		kept = reorder_of(sk, dir, 0);
+	step = http1_step(ctx, skb, sk, c, l, s, kept);
+	if (step != STEP_DONE || !s->stashed)
+		return step;
+	kept = reorder_of(sk, dir, 0); /* again, rather than alive through the loops above */
+	return kept && reorder_next(kept, s) ? STEP_MORE : STEP_DONE;
 }
 
-/* Books the next request that will have no answer; true when there are more. */
-static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
+/* One more step of HTTP/1 for the packet. */
+static __always_inline enum step tcp_http1(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
 {
-	struct http_connection *h = http_connections.sk_storage_get(sk, 0, 0);
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+	enum step step;
+
+	if (!c || !l)
+		return STEP_DONE;
+	step = http1_advance(ctx, skb, sk, c, l, &l->streams[dir], dir);
+	if (step == STEP_DONE) {
+		/* not a sock_ops run, whose connection has just begun: nobody else has seen it yet */
+		if (skb && dir == RX)
+			stream_release(&l->streams[dir]);
+		if (skb && l->streams[dir].flush)
+			connection_flush_packet(sk, c, l, dir);
+	}
+	return step;
+}
+
+/* The operation of the request line in the window. */
+static __always_inline void tcp_route(void *ctx, struct bpf_sock *sk, int dir)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
-	return c && h && http_close_one(ctx, sk, c, h, bpf_ktime_get_ns());
+	if (c && l)
+		route_find(ctx, sk, c, l, &l->streams[dir]);
+}
+
+/* Books the next exchange that will have no answer; true when there are more. */
+static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	return c && l && exchange_close(ctx, sk, c, l, bpf_ktime_get_ns());
 }
 
 /* After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. */
 static __always_inline void tcp_packet_cut(struct bpf_sock *sk, int dir)
 {
-	struct http_connection *h = http_connections.sk_storage_get(sk, 0, 0);
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
-	COUNT(lost_http_tail_call);
-	if (!h || !c)
+	COUNT(lost_stream_tail_call);
+	if (!l || !c)
 		return;
-	http_lose_sync(h, &h->streams[dir], http_is_request(c, dir));
-	h->streams[dir].busy = 0;
-	connection_flush_packet(sk, c, h, dir);
+	protocol_lose_sync(c, l, &l->streams[dir], is_request(c, dir));
+	if (dir == RX)
+		stream_release(&l->streams[dir]);
+	connection_flush_packet(sk, c, l, dir);
 }
 
 #endif

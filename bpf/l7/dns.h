@@ -3,7 +3,7 @@
 #ifndef SIDELIGHT_DNS_H
 #define SIDELIGHT_DNS_H
 
-#include "tcp.h"
+#include "socket/tcp.h"
 
 #define DNS_HEADER 12
 
