@@ -78,7 +78,12 @@ class Learner:
 
 
 def attribute(
-    batch: EventBatch, resolver: Resolver, learner: Learner, clock_offset_ns: int, conntrack: Conntrack | None = None
+    batch: EventBatch,
+    resolver: Resolver,
+    learner: Learner,
+    clock_offset_ns: int,
+    conntrack: Conntrack | None = None,
+    operations: dict[int, str] | None = None,
 ) -> FlowBatch:
     """Flows of a batch, names resolved once for each distinct edge; `conntrack` names a backend connection by connection."""
     events = batch.events
@@ -86,7 +91,7 @@ def attribute(
     dns = learner.learn(batch, times_ns)
     names, name_of = _name(events, times_ns, resolver, conntrack)
     size = batch_bytes(events, batch.texts, len(names))
-    return FlowBatch(events, times_ns, name_of, names, batch.texts, dns, size)
+    return FlowBatch(events, times_ns, name_of, names, batch.texts, dns, size, operations or {})
 
 
 def rename(flows: FlowBatch, resolver: Resolver, conntrack: Conntrack | None = None) -> FlowBatch:

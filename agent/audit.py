@@ -6,21 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sidelight.agent import layout
+from sidelight.agent.protocols import DNS, PROTOCOLS
 
 if TYPE_CHECKING:
     from sidelight.agent.core import Agent
 
 
-def laws(kernel: dict[str, int], edges: np.ndarray, latencies: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
-    """Each law with both sides. `latencies`: (protocol, status, count) rows; all figures since the maps were made."""
+def laws(kernel: dict[str, int], edges: np.ndarray, latencies: list[tuple[int, int, int, int]]) -> list[dict[str, Any]]:
+    """Each law with both sides. `latencies`: (protocol, status, operation, count) rows; all figures since the maps were made."""
 
-    def total(protocol: int, *, answered: bool | None = None) -> int:
-        return sum(
-            count
-            for kind, status, count in latencies
-            if kind == protocol and (answered is None or (status != 0) == answered)
-        )
+    def exchanges(*, answered: bool) -> int:
+        return sum(count for kind, status, _, count in latencies if kind in PROTOCOLS and (status != 0) == answered)
 
     edge = {name: int(edges[name].sum()) for name in edges.dtype.names or ()}
     return [
@@ -29,9 +25,11 @@ def laws(kernel: dict[str, int], edges: np.ndarray, latencies: list[tuple[int, i
         _law("connections adopted", kernel["seen_adopted"], edge["adopted"]),
         _law("attempts failed", kernel["seen_failed"], edge["failed"]),
         _law("connections closed", kernel["seen_closed"], edge["closed"]),
-        _law("requests answered", kernel["seen_responses"], total(layout.HTTP1, answered=True)),
-        _law("requests unanswered", kernel["seen_unanswered"], total(layout.HTTP1, answered=False)),
-        _law("dns responses", kernel["seen_dns_responses"], total(layout.DNS)),
+        _law("requests answered", kernel["seen_responses"], exchanges(answered=True)),
+        _law("requests unanswered", kernel["seen_unanswered"], exchanges(answered=False)),
+        _law(
+            "dns responses", kernel["seen_dns_responses"], sum(count for kind, _, _, count in latencies if kind == DNS)
+        ),
         _law(
             "events wanted",
             kernel["seen_events"],
@@ -43,12 +41,26 @@ def laws(kernel: dict[str, int], edges: np.ndarray, latencies: list[tuple[int, i
             slack=kernel["lost_payload_read"],
         ),
         _law(
+            "operations looked for",
+            kernel["seen_operations"],
+            kernel["operation_named"]
+            + kernel["operation_folded"]
+            + kernel["operation_too_long"]
+            + kernel["operation_none"]
+            + kernel["lost_operation_storage"],
+        ),
+        _law(
+            "operations booked, no more than named",
+            max(0, sum(count for _, _, operation, count in latencies if operation) - kernel["operation_named"]),
+            0,
+        ),
+        _law(
             "requests in flight, not negative",
             max(
                 0,
                 kernel["seen_responses"]
                 + kernel["seen_unanswered"]
-                + kernel["lost_http_sync_requests"]
+                + kernel["lost_exchanges"]
                 - kernel["seen_requests"],
             ),
             0,
@@ -69,6 +81,7 @@ def audit(agent: Agent) -> dict[str, Any]:
         (
             key.protocol,
             key.status,
+            key.operation,
             int(snapshot.latencies.values["buckets"][i].sum()) + int(snapshot.latencies.values["untimed"][i]),
         )
         for i, key in enumerate(snapshot.latencies.keys)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,7 @@ import msgspec
 import numpy as np
 
 from sidelight.agent import layout
+from sidelight.agent.operations import RETIRED
 from sidelight.agent.source import Generation
 from sidelight.identity.model import OVERFLOW, EdgeNames, Identity, Kind, Provenance, ServiceName
 from sidelight.identity.resolver import PENDING, Resolver
@@ -34,6 +36,8 @@ HOLD_S = 5.0
 """How long the rows of a pod that nobody has told about yet are kept back."""
 
 
+_DETAILS = ("protocol", "method", "status", "operation")
+"""Of struct latency_key, in the order of LatencyKey."""
 _EDGE_KEY = struct.Struct("<QQ16sHB")
 """The first fields of struct edge_key; tests/unit/agent/test_layout.py holds the two together."""
 _OVERFLOW_ENDS = EdgeNames(OVERFLOW, OVERFLOW)
@@ -58,6 +62,7 @@ class LatencyKey:
     protocol: int
     method: int
     status: int
+    operation: int = 0
 
 
 def metric_identity(identity: Identity) -> Identity:
@@ -179,6 +184,8 @@ class _Record(msgspec.Struct, array_like=True):
     renames: list[tuple[int, int]] = []
     packed: bool = False
     """Earlier builds wrote whole rows."""
+    operations: dict[int, str] = {}
+    """Names announced since the last record."""
 
 
 class Books:
@@ -187,6 +194,9 @@ class Books:
     def __init__(self, journal: Path | None = None) -> None:
         self.edges = Table(EDGE_TOTALS)
         self.latencies = Table(LATENCY_TOTALS)
+        self.operations: dict[int, str] = {}
+        """Texts of operations, by id."""
+        self._untold: dict[int, str] = {}
         self.last_generation = -1
         self.damaged_records = 0
         self._known: _Recent[_Known] = _Recent()
@@ -198,6 +208,29 @@ class Books:
         if journal is not None:
             self._replay(journal)
             self.compact()
+
+    def retire(self, operations: Iterable[int]) -> None:
+        """The rows of forgotten operations go together under RETIRED: totals stay, rows do not grow with what ever was."""
+        gone = set(operations)
+        old = [index for index, key in enumerate(self.latencies.keys) if key.operation in gone]
+        for index in old:
+            key = replace(self.latencies.keys[index], operation=RETIRED)
+            at = float(self.latencies.changed_at[index])
+            row = self.latencies.row(key, at)
+            self.latencies.add(np.array([row]), self.latencies.values[index : index + 1].copy(), at)
+        if old:
+            kept = np.ones(len(self.latencies), bool)
+            kept[old] = False
+            self.latencies.keep(kept)
+        for identifier in gone:
+            self.operations.pop(identifier, None)
+        self.compact()
+
+    def learn(self, operations: dict[int, str]) -> None:
+        """Names that the kernel announced; written to the journal with the next generation."""
+        if operations:
+            self.operations.update(operations)
+            self._untold.update(operations)
 
     # -- booking -------------------------------------------------------------------------------------------------
 
@@ -241,7 +274,7 @@ class Books:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(rows of the latencies, rows of their edges)."""
         rows, edges = np.zeros(len(keys), np.uint32), np.zeros(len(keys), np.uint32)
-        details = zip(keys["protocol"].tolist(), keys["method"].tolist(), keys["status"].tolist(), strict=True)
+        details = zip(*(keys[name].tolist() for name in _DETAILS), strict=True)
         for index, (key, detail) in enumerate(zip(layout.rows_of(keys), details, strict=True)):
             edge = self._edge(key[: layout.EDGE_KEY.itemsize], resolver, at, 0, asked)
             edges[index] = edge.row  # the journal names edges by their row
@@ -297,7 +330,7 @@ class Books:
             self.edges.add(np.array([new]), self.edges.values[old : old + 1], at)
         for index, key in enumerate(list(self.latencies.keys)):
             if key.edge in targets:
-                settled = LatencyKey(targets[key.edge], key.protocol, key.method, key.status)
+                settled = replace(key, edge=targets[key.edge])
                 new = self.latencies.row(settled, at)
                 self.latencies.add(np.array([new]), self.latencies.values[index : index + 1].copy(), at)
         edge_gone = {old for old, _ in moved}
@@ -332,7 +365,9 @@ class Books:
             latency_rows.tobytes(),
             _pack_values(latency_values),
             packed=True,
+            operations=self._untold,
         )
+        self._untold = {}
         self._told = (len(self.edges), len(self.latencies))
         assert self._file is not None
         self._written += os.write(self._file, _frame(record))
@@ -353,7 +388,9 @@ class Books:
             np.arange(len(self.latencies), dtype=np.uint32).tobytes(),
             _pack_values(self.latencies.values[: len(self.latencies)]),
             packed=True,
+            operations=self.operations,
         )
+        self._untold = {}
         self._told = (len(self.edges), len(self.latencies))
         scratch = self._path.with_suffix(".new")
         scratch.write_bytes(_frame(record))
@@ -387,8 +424,9 @@ class Books:
     def _apply(self, record: _Record) -> None:
         for packed in record.edge_keys:
             self.edges.row(_unpack_edge(packed), record.at)
-        for edge, protocol, method, status in record.latency_keys:
-            self.latencies.row(LatencyKey(self.edges.keys[edge], protocol, method, status), record.at)
+        self.operations.update(record.operations)
+        for edge, *details in record.latency_keys:
+            self.latencies.row(LatencyKey(self.edges.keys[edge], *details), record.at)
         for table, rows, values in (
             (self.edges, record.edge_rows, record.edge_values),
             (self.latencies, record.latency_rows, record.latency_values),
@@ -478,7 +516,7 @@ def _unpack_edge(values: list[Any]) -> EdgeKey:
 
 
 def _pack_latency(key: LatencyKey, edges: dict[EdgeKey, int]) -> list[int]:
-    return [edges[key.edge], key.protocol, key.method, key.status]
+    return [edges[key.edge], key.protocol, key.method, key.status, key.operation]
 
 
 def _frame(record: _Record) -> bytes:

@@ -22,8 +22,10 @@ from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
 from sidelight.agent.governor import Governor, Level
 from sidelight.agent.loader import LoadReport, LoadRequest, Pins, run_loader, unload
+from sidelight.agent.operations import Ages, identify
+from sidelight.agent.routes import Templates
 from sidelight.agent.settings import AgentSettings, CaptureSettings, StateDirectory
-from sidelight.agent.source import ProgramCost, Source
+from sidelight.agent.source import Generation, ProgramCost, Source
 from sidelight.identity.cgroups import CgroupTree
 from sidelight.identity.conntrack import Conntrack
 from sidelight.identity.names import CidrGroups, LearnedNames, read_hosts
@@ -73,6 +75,7 @@ class Snapshot:
     latency_fill: float
     event_fill: float
     names: int
+    operations: dict[int, str]
     level: int
     cpu_seconds: float
     rss_bytes: int
@@ -179,6 +182,13 @@ class Agent:
         self.books = Books(journal)
         self.governor = Governor(settings.cpu_budget, settings.memory_budget)
         self.started_at = time.time()
+        if settings.http_routes:
+            self.books.learn({identify(template.encode())[0]: template for template in settings.http_routes})
+        self.source.set_routes(Templates(settings.http_routes))
+        self._ages = Ages(
+            self.source.operation_capacity, frozenset(identify(t.encode())[0] for t in settings.http_routes)
+        )
+        self.source.announce_again(self.books.operations)
         self.source.configure(settings_record(settings.capture))
         self.source.adopt(self.load.roles)
         self._recover()
@@ -262,10 +272,13 @@ class Agent:
             return 0
         batch = decode.decode(records)
         with self._lock:
-            self._read += len(records)
+            self._read += len(records) - batch.announced
             self._malformed += batch.malformed
+            self.books.learn(batch.operations)
             known = self.resolver.version  # before: what is heard meanwhile is a reason to look again
-            flows = attribute.attribute(batch, self.resolver, self.learner, decode.clock_offset_ns(), self.conntrack)
+            flows = attribute.attribute(
+                batch, self.resolver, self.learner, decode.clock_offset_ns(), self.conntrack, self.books.operations
+            )
             self._publish(flows, known, time.monotonic() + HOLD_FLOWS_S)
         return len(records)
 
@@ -306,9 +319,21 @@ class Agent:
         with self._lock:
             self.books.book(generation, self.resolver, time.time())
         self.source.clear(generation)
+        self._make_room(generation)
         self._drains += 1
         self.failed = ""
         self.ready.set()
+
+    def _make_room(self, generation: Generation) -> None:
+        """Operations that have been quiet for long give their places to others, once these get scarce."""
+        now = time.time()
+        self._ages.note(generation.latency_keys["operation"], now)
+        if self._ages.due(now):
+            quiet = self._ages.quiet(self.source.operations(), now)
+            if quiet:
+                self.source.forget_operations(quiet)
+                with self._lock:
+                    self.books.retire(quiet)
 
     def drain_now(self) -> None:
         """Has the pipeline drain at once and waits for it (audits, tests)."""
@@ -365,6 +390,7 @@ class Agent:
                 latency_fill=self.source.fill_latencies / self.source.latency_capacity,
                 event_fill=self.source.ring.fill(),
                 names=len(self.resolver.names),
+                operations=dict(self.books.operations),
                 level=int(self.governor.level),
                 cpu_seconds=_cpu_seconds(),
                 rss_bytes=_rss_bytes(),

@@ -21,6 +21,7 @@ FAIL = layout.CONSTANTS["EVENT_FAIL"]
 REQUEST = layout.CONSTANTS["EVENT_REQUEST"]
 DNS = layout.CONSTANTS["EVENT_DNS"]
 TLS = layout.CONSTANTS["EVENT_TLS"]
+OPERATION = layout.CONSTANTS["EVENT_OPERATION"]
 
 FLAG_ADOPTED = layout.CONSTANTS["EVENT_ADOPTED"]
 FLAG_UNANSWERED = layout.CONSTANTS["EVENT_UNANSWERED"]
@@ -36,11 +37,14 @@ _SIZES = {
     REQUEST: layout.REQUEST_EVENT.itemsize,
     DNS: layout.PAYLOAD_EVENT.itemsize,
     TLS: layout.PAYLOAD_EVENT.itemsize,
+    OPERATION: layout.OPERATION_EVENT.itemsize,
 }
 _TYPE_AT = layout.EVENT.fields["type"][1]  # type: ignore[index]
 _TEXT = layout.REQUEST_EVENT.fields["text"][1]  # type: ignore[index]
 _HOST = layout.REQUEST_EVENT.fields["host"][1]  # type: ignore[index]
 _TRACE = layout.REQUEST_EVENT.fields["traceparent"][1]  # type: ignore[index]
+_OPERATION_AT = layout.EVENT.fields["operation"][1]  # type: ignore[index]
+_OPERATION_TEXT = layout.OPERATION_EVENT.fields["text"][1]  # type: ignore[index]
 _PAYLOAD = layout.PAYLOAD_EVENT.fields["payload"][1]  # type: ignore[index]
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
 SAID_BEFORE = 1024
@@ -71,6 +75,10 @@ class EventBatch:
     events: np.ndarray
     texts: dict[int, RequestText] = field(default_factory=dict)
     payloads: dict[int, bytes] = field(default_factory=dict)
+    operations: dict[int, str] = field(default_factory=dict)
+    """Texts that the kernel announced, by id; escaped, no flows."""
+    announced: int = 0
+    """Records that announced them."""
     malformed: int = 0
 
 
@@ -79,12 +87,21 @@ def decode(records: list[bytes]) -> EventBatch:
     fixed: list[bytes] = []
     texts: dict[int, RequestText] = {}
     payloads: dict[int, bytes] = {}
-    malformed = 0
+    operations: dict[int, str] = {}
+    announced = malformed = 0
     size = layout.EVENT.itemsize
     for record in records:
         kind = record[_TYPE_AT] if len(record) >= size else 0
         if _SIZES.get(kind) != len(record):
             malformed += 1
+            continue
+        if kind == OPERATION:
+            length = min(
+                int.from_bytes(record[_TYPE_AT + 4 : _TYPE_AT + 6], "little"), layout.CONSTANTS["OPERATION_BYTES"]
+            )
+            identifier = int.from_bytes(record[_OPERATION_AT : _OPERATION_AT + 4], "little")
+            operations[identifier] = printable(record[_OPERATION_TEXT : _OPERATION_TEXT + length], length)
+            announced += 1
             continue
         index = len(fixed)
         if kind == REQUEST:
@@ -93,7 +110,7 @@ def decode(records: list[bytes]) -> EventBatch:
             length = int.from_bytes(record[_TYPE_AT + 4 : _TYPE_AT + 6], "little")
             payloads[index] = record[_PAYLOAD : _PAYLOAD + min(length, layout.CONSTANTS["PAYLOAD_BYTES"])]
         fixed.append(record[:size])
-    return EventBatch(np.frombuffer(b"".join(fixed), layout.EVENT), texts, payloads, malformed)
+    return EventBatch(np.frombuffer(b"".join(fixed), layout.EVENT), texts, payloads, operations, announced, malformed)
 
 
 def request_text(record: bytes) -> RequestText:

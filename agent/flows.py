@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.decode import NO_TEXT, RequestText
+from sidelight.agent.operations import operation_name
 from sidelight.identity.model import EdgeNames
 
 DEFAULT_RING_BYTES = 64 << 20
@@ -41,6 +42,7 @@ class Flow:
     names: EdgeNames
     text: RequestText
     dns: DnsText | None
+    operation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class FlowBatch:
     texts: dict[int, RequestText]
     dns: dict[int, DnsText]
     bytes: int
+    operations: dict[int, str] = field(default_factory=dict)
+    """The agent's names of operations, shared."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -66,6 +70,7 @@ class FlowBatch:
             self.names[self.name_of[index]],
             self.texts.get(index, NO_TEXT),
             self.dns.get(index),
+            operation_name(self.operations, int(self.events[index]["operation"])),
         )
 
 
@@ -76,7 +81,9 @@ def select(batch: FlowBatch, chosen: np.ndarray) -> FlowBatch:
     texts = {places[index]: text for index, text in batch.texts.items() if index in places}
     dns = {places[index]: exchange for index, exchange in batch.dns.items() if index in places}
     size = batch_bytes(events, texts, len(batch.names))
-    return FlowBatch(events, batch.times_ns[chosen], batch.name_of[chosen], batch.names, texts, dns, size)
+    return FlowBatch(
+        events, batch.times_ns[chosen], batch.name_of[chosen], batch.names, texts, dns, size, batch.operations
+    )
 
 
 def batch_bytes(events: np.ndarray, texts: dict[int, RequestText], names: int) -> int:

@@ -42,6 +42,7 @@ from sidelight.agent.compiler import (
     save,
 )
 from sidelight.agent.errors import BpfError, ConfigError, SidelightError, UnsupportedFeature, VerifierError
+from sidelight.agent.protocols import PROTOCOLS
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
 
@@ -60,13 +61,24 @@ HOOKS = {
     "ingress": Hook(bpf.PROG_CGROUP_SKB, bpf.ATTACH_INGRESS, bpf.ATTACH_INGRESS),
     "egress": Hook(bpf.PROG_CGROUP_SKB, bpf.ATTACH_EGRESS, bpf.ATTACH_EGRESS),
     "sock_release": Hook(bpf.PROG_CGROUP_SOCK, bpf.ATTACH_SOCK_RELEASE, bpf.ATTACH_SOCK_RELEASE),
-    **{f"sock_ops_{name}": Hook(bpf.PROG_SOCK_OPS, -1, bpf.ATTACH_SOCK_OPS) for name in ("http1", "route", "close")},
-    **{f"ingress_{name}": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_INGRESS) for name in ("http1", "route", "close", "wait")},
-    **{f"egress_{name}": Hook(bpf.PROG_CGROUP_SKB, -1, bpf.ATTACH_EGRESS) for name in ("http1", "route", "close")},
 }
-TAIL_CALLS = {"http1": layout.HTTP1, "route": 62, "close": 61, "wait": 60}
+_STEPS = layout.parse_constants(layout.source("l7/protocol.h"))
+TAIL_CALLS = {
+    **{protocol.program: protocol.number for protocol in PROTOCOLS.values()},
+    "route": _STEPS["STEP_ROUTE"],
+    "close": _STEPS["NEXT_CLOSE"],
+    "wait": _STEPS["NEXT_WAIT"],
+}
 """Index in the program arrays: a protocol's number, else enum step of bpf/l7/protocol.h."""
-AGAIN = 59
+AGAIN = _STEPS["NEXT_AGAIN"]
+
+
+def hook_of(program: str) -> Hook:
+    """Where a program runs: what is reached by tail call runs where its caller does."""
+    if program in HOOKS:
+        return HOOKS[program]
+    caller = HOOKS[next(name for name in HOOKS if program.startswith(f"{name}_"))]
+    return Hook(caller.program_type, -1, caller.expected)
 
 
 class Sizes(msgspec.Struct, frozen=True):
@@ -75,9 +87,11 @@ class Sizes(msgspec.Struct, frozen=True):
     edges: int = 16384
     latencies: int = 16384
     ring_bytes: int = 1 << 20
+    operations: int = 1024
+    """Operations that count apart: the cardinality budget."""
 
     def tag(self) -> str:
-        return f"{self.edges}-{self.latencies}-{self.ring_bytes}"
+        return f"{self.edges}-{self.latencies}-{self.ring_bytes}-{self.operations}"
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
@@ -199,6 +213,8 @@ def _map_entries(spec: MapSpec, sizes: Sizes) -> int:
         return sizes.edges
     if spec.name.startswith("latencies_"):
         return sizes.latencies
+    if spec.name == "operations":
+        return sizes.operations
     if spec.type == bpf.MAP_RINGBUF:
         return sizes.ring_bytes
     return spec.entries
@@ -253,7 +269,7 @@ def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Ver
     """All programs, by name. Raises VerifierError."""
 
     def load_one(program: ProgramSpec) -> bpf.Verified:
-        hook = HOOKS[program.name]
+        hook = hook_of(program.name)
         code = relocate(program, fds)
         try:
             return bpf.load_program(hook.program_type, hook.expected, program.name, code)

@@ -28,7 +28,7 @@ class CaptureSettings:
     head_text: bool = True
     l7: bool = True
     routes: int = 0
-    """HTTP routes as operations: 0 none, 1 folded paths, 2 templates before them."""
+    """HTTP routes as operations: bits FOLD and TEMPLATES of agent/routes.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class AgentSettings:
     metric_labels: tuple[str, ...] = ()
     cidrs: dict[str, str] = field(default_factory=dict)
     external_suffixes: tuple[str, ...] = ()
+    http_routes: tuple[str, ...] = ()
+    """Templates of agent/routes.py."""
     conntrack: str | None = None
     """Network namespace whose connection tracking is followed: a name or path, "" for our own, None for none."""
     cpu_budget: float = 0.0

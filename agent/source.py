@@ -17,6 +17,7 @@ import ctypes as ct
 import mmap
 import os
 import struct
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,12 @@ import numpy as np
 from sidelight.agent import bpf, layout
 from sidelight.agent.errors import BpfError, SidelightError, UnsupportedFeature
 from sidelight.agent.loader import Pins, Sizes, overflow_key
+from sidelight.agent.operations import identify
+from sidelight.agent.routes import END, Templates
 
+_OPERATION = np.dtype([("id", "<u4")])
+_ROUTE_STEP = np.dtype([("segment", "<u8"), ("state", "<u4"), ("pad", "<u4")])
+"""Keys of the maps `operations` and `route_steps`: struct route_step of bpf/l7/state.h."""
 _ZERO = struct.pack("<I", 0)
 CARRIED = ("rx_bytes", "rx_body_bytes", "tx_bytes", "tx_body_bytes")
 """Fields of struct latency_value that are added to the edge's of the same name."""
@@ -115,6 +121,7 @@ class Source:
         self.edge_capacity = bpf.map_info(self._fds["edges_a"]).entries
         self.latency_capacity = bpf.map_info(self._fds["latencies_a"]).entries
         self.ring = EventRing(self._fds["events"])
+        self.operation_capacity = bpf.map_info(self._fds["operations"]).entries
         self.fill_edges = 0
         self.fill_latencies = 0
 
@@ -202,6 +209,36 @@ class Source:
                 bpf.update(self._fds["adopted_roles"], struct.pack("<Q", cookie), struct.pack("<B", role))
             except BpfError:
                 return
+
+    def set_routes(self, templates: Templates) -> None:
+        """Puts the templates of HTTP routes in the place of those before; their operations are known from the start."""
+        fd = self._fds["route_steps"]
+        keys, _ = bpf.lookup_all(fd, _ROUTE_STEP, np.dtype([("to", "<u4")]), bpf.map_info(fd).entries)
+        bpf.delete_all(fd, keys)
+        for (state, segment), to in templates.steps.items():
+            if segment == END:
+                to, check = identify(templates.templates[to - 1].encode())
+                bpf.update(self._fds["operations"], struct.pack("<I", to), struct.pack("<II", check, 1))
+            bpf.update(fd, struct.pack("<QII", segment, state, 0), struct.pack("<I", to))
+
+    def operations(self) -> np.ndarray:
+        """Ids of the operations that count apart."""
+        return bpf.lookup_all(self._fds["operations"], _OPERATION, layout.OPERATION_VALUE, self.operation_capacity)[0][
+            "id"
+        ]
+
+    def announce_again(self, known: Container[int]) -> None:
+        """Has the kernel announce the operations whose text is not known."""
+        fd = self._fds["operations"]
+        keys, values = bpf.lookup_all(fd, _OPERATION, layout.OPERATION_VALUE, self.operation_capacity)
+        for identifier, check in zip(keys["id"].tolist(), values["check"].tolist(), strict=True):
+            if identifier not in known:
+                bpf.update(fd, struct.pack("<I", identifier), struct.pack("<II", check, 0))
+
+    def forget_operations(self, identifiers: Iterable[int]) -> None:
+        """Makes room: the kernel learns them again if they come again."""
+        for identifier in identifiers:
+            bpf.delete(self._fds["operations"], struct.pack("<I", identifier))
 
     def check_attached(self) -> None:
         """Raises SidelightError when the links' pins are gone: unloaded by somebody, or the BPF file system unmounted."""

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import numpy as np
+from sidelight.exporter.routes import Routes
 
 from sidelight.agent import decode, layout
 from sidelight.agent.decode import RequestText
 from sidelight.agent.flows import Flow
 from sidelight.exporter.otlp import span_of, spans_request
-from sidelight.exporter.routes import Routes
 from sidelight.identity.model import EdgeNames, Identity, Kind
 
 

@@ -54,6 +54,8 @@
 	X(unknown_cgroup, UNDECIDED, "connections that ended before a packet told their cgroup")                       \
 	X(dns_unmatched_response, UNDECIDED, "DNS responses without a query")                                          \
 	X(dns_unanswered, UNDECIDED, "DNS queries forgotten for a newer one of the socket")                            \
+	X(seen_operations, SEEN, "exchanges whose operation was looked for")                                           \
+	X(operation_named, SEEN, "exchanges that count under their operation")                                         \
 	X(operation_folded, UNDECIDED, "exchanges whose operation counts under none: beyond the budget")               \
 	X(operation_too_long, UNDECIDED, "exchanges whose operation is too long to be named")                          \
 	X(operation_none, UNDECIDED, "exchanges that could have an operation and say none")                            \

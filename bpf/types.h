@@ -199,7 +199,7 @@ struct settings {
 	u8 events;
 	u8 head_text;
 	u8 l7;
-	u8 routes; /* HTTP routes are operations: 1 folded paths, 2 templates first */
+	u8 routes; /* HTTP routes are operations: 1 by folding, 2 by templates */
 };
 
 #endif

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from sidelight.agent.errors import ConfigError
+from sidelight.agent.routes import FOLD, TEMPLATES
 from sidelight.agent.settings import STATE_ROOT, AgentSettings, CaptureSettings
 from sidelight.cli import options
 from sidelight.cli.heap import Heap
@@ -82,10 +83,19 @@ METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
     "http_routes",
     multiple=True,
     metavar="TEMPLATE",
-    help="Path template of spans' http.route, as /users/{id} or /static/*; repeat. First match wins.",
+    help="Requests whose path fits are counted, and have spans, by this http.route: /users/{id}, /static/*; repeat. First match wins.",
 )
 @click.option(
-    "--guess-http-routes", is_flag=True, help="Spans of paths without a template get one by heuristic; 200 at most."
+    "--fold-http-routes",
+    is_flag=True,
+    help="Paths without a template are routes too: numbers, UUIDs, long hexadecimal and what contains @ fold to *.",
+)
+@click.option(
+    "--max-operations",
+    default=1024,
+    show_default=True,
+    metavar="N",
+    help="HTTP routes that count apart; the rest counts without.",
 )
 @click.option(
     "--max-edges", "map_entries", default=16384, show_default=True, metavar="N", help="Entries of the kernel's maps."
@@ -217,6 +227,8 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
         raise ConfigError(f"--ring-pages {ring}: must be a power of two")
     if not 16 <= values["map_entries"] <= 1 << 20:
         raise ConfigError("--max-edges: between 16 and 1048576")
+    if not 1 <= values["max_operations"] <= 65536:
+        raise ConfigError("--max-operations: between 1 and 65536")
     if not 0.05 <= values["interval"] <= 60:
         raise ConfigError("--interval: between 0.05 and 60 seconds")
     if not 0 <= values["tombstone"] <= 86400:
@@ -230,7 +242,7 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
         instance=values["instance"],
         bpffs=values["bpffs"],
         state=values["state"],
-        sizes=options.sizes_of(values["map_entries"], ring),
+        sizes=options.sizes_of(values["map_entries"], ring, values["max_operations"]),
         capture=CaptureSettings(
             slow_ns=int(values["slow"] * 1e9),
             sample_period=values["sample"],
@@ -238,7 +250,9 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
             priority_rate=rate,
             connection_rate=rate,
             payload_rate=rate,
+            routes=(TEMPLATES if values["http_routes"] else 0) | (FOLD if values["fold_http_routes"] else 0),
         ),
+        http_routes=tuple(values["http_routes"]),
         interval_s=values["interval"],
         ring_bytes=values["flow_memory"] << 20,
         cluster=values["cluster_name"],

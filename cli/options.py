@@ -54,8 +54,8 @@ connection_options = _chain(
 )  # fmt: skip
 
 
-def sizes_of(edges: int, ring_pages: int) -> Sizes:
-    return Sizes(edges=edges, latencies=edges, ring_bytes=ring_pages * 4096)
+def sizes_of(edges: int, ring_pages: int, operations: int = Sizes().operations) -> Sizes:
+    return Sizes(edges=edges, latencies=edges, ring_bytes=ring_pages * 4096, operations=operations)
 
 
 def require_root() -> None:

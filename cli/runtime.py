@@ -95,10 +95,8 @@ class Runtime:
             tls = TlsFiles(values["tls_cert"], values["tls_key"], values.get("tls_client_ca"))
         if values.get("otlp"):
             from sidelight.exporter.otlp import OtlpExporter
-            from sidelight.exporter.routes import Routes
 
-            routes = Routes(tuple(values.get("http_routes") or ()), heuristic=bool(values.get("guess_http_routes")))
-            self.otlp = OtlpExporter(self.agent, self.family_options(), routes)
+            self.otlp = OtlpExporter(self.agent, self.family_options())
         self.hubble = HubbleServer(
             self.agent,
             socket_path,

@@ -48,7 +48,14 @@ ISTIO_LABELS = (
     "response_flags",
     "connection_security_policy",
 )
-HTTP_LABELS = ("http_request_method", "http_response_status_code", "error_type", "network_protocol_name", "url_scheme")
+HTTP_LABELS = (
+    "http_request_method",
+    "http_response_status_code",
+    "error_type",
+    "http_route",
+    "network_protocol_name",
+    "url_scheme",
+)
 
 
 def _nearest_bounds(wanted_s: tuple[float, ...]) -> tuple[int, ...]:
@@ -135,6 +142,7 @@ CATALOG: tuple[Metric, ...] = (
     _m("sidelight_seen_total", "counter", "{item}", "What a stage saw.", ("stage", "item"), "books", "self", "sidelight.seen"),
     _m("sidelight_lost_total", "counter", "{item}", "What a stage lost, by why.", ("stage", "reason"), "books", "self", "sidelight.lost"),
     _m("sidelight_undecided_total", "counter", "{item}", "What packets alone did not decide, by what.", ("reason",), "books", "self", "sidelight.undecided"),
+    _m("sidelight_operations", "gauge", "{operation}", "Operations (HTTP routes) that count apart; what is beyond `--max-operations` counts under none, as `operation_folded` of sidelight_undecided_total.", (), "agent", "self", "sidelight.operations"),
     _m("sidelight_identity_resolutions_total", "counter", "{connection}", "Ends named, by how the name was known.", ("end", "source"), "identity", "self", "sidelight.identity.resolutions"),
     _m("sidelight_identity_unresolved_total", "counter", "{connection}", "Ends without a name, by why.", ("reason",), "identity", "self", "sidelight.identity.unresolved"),
     _m("sidelight_identity_staleness_seconds", "gauge", "s", "Time since the API server was last heard; 0 without Kubernetes.", (), "identity", "self", "sidelight.identity.staleness"),

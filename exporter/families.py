@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from sidelight import __version__
 from sidelight.agent import layout
 from sidelight.agent.books import EdgeKey, LatencyKey
 from sidelight.agent.core import Snapshot
+from sidelight.agent.operations import RETIRED, operation_name
+from sidelight.agent.protocols import DNS, PROTOCOLS, TCP_CONNECT, TCP_RTT
 from sidelight.exporter.catalog import BY_NAME, DEFAULT_GROUPS, Metric
 from sidelight.identity.model import OVERFLOW, Identity, Kind
 from sidelight.identity.resolver import PENDING
@@ -118,7 +120,7 @@ def _other_edge(key: EdgeKey) -> EdgeKey:
 
 
 def _other_latency(key: LatencyKey) -> LatencyKey:
-    return LatencyKey(_other_edge(key.edge), key.protocol, key.method, key.status)
+    return replace(key, edge=_other_edge(key.edge), operation=0)
 
 
 def _fold(
@@ -182,20 +184,18 @@ def _label_name(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "_" for c in text)
 
 
-def http_labels(key: LatencyKey) -> Labels:
+def http_labels(key: LatencyKey, operations: dict[int, str]) -> Labels:
     """OpenTelemetry's attributes of a request."""
+    protocol = PROTOCOLS[key.protocol]
     pairs = [
-        ("http_request_method", layout.METHODS[key.method] if key.method < len(layout.METHODS) else "_OTHER"),
-        ("network_protocol_name", "http"),
-        ("url_scheme", "http"),
+        ("http_request_method", protocol.method(key.method)),
+        ("http_response_status_code", str(key.status) if key.status else ""),
+        ("error_type", protocol.error_type(key.status, client=False)),
+        (protocol.operation, operation_name(operations, key.operation)),
+        ("network_protocol_name", protocol.name),
+        ("url_scheme", protocol.scheme),
     ]
-    if key.status:
-        pairs.append(("http_response_status_code", str(key.status)))
-    if key.status == 0:
-        pairs.append(("error_type", "no_response"))
-    elif key.status >= 500:
-        pairs.append(("error_type", str(key.status)))
-    return tuple(pairs)
+    return tuple(pair for pair in pairs if pair[1])
 
 
 class Collector:
@@ -240,7 +240,7 @@ class Collector:
 
     def requests(self) -> Iterator[tuple[LatencyKey, np.void, float]]:
         for row in self.shown.latencies:
-            if row[0].protocol == layout.HTTP1:
+            if row[0].protocol in PROTOCOLS:
                 yield row
 
 
@@ -256,8 +256,10 @@ def body_field(role: int, what: str) -> str:
 
 def _http(collector: Collector) -> None:
     for key, row, created in collector.requests():
+        if key.operation == RETIRED:
+            continue
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
-        labels = collector.labels_of(key.edge) + http_labels(key)
+        labels = collector.labels_of(key.edge) + http_labels(key, collector.snapshot.operations)
         _histogram(collector.family(f"http_{side}_request_duration_seconds"), labels, row, created)
     for edge, row, created in collector.shown.edges:
         side = "client" if edge.role == layout.ROLE_CLIENT else "server"
@@ -298,7 +300,7 @@ def _tcp(collector: Collector) -> None:
                 collector.family("sidelight_tcp_connections_failed_total").add(
                     (*labels, ("reason", reason)), value, created
                 )
-    names = {layout.TCP_RTT: "sidelight_tcp_rtt_seconds", layout.TCP_CONNECT: "sidelight_tcp_connect_duration_seconds"}
+    names = {TCP_RTT: "sidelight_tcp_rtt_seconds", TCP_CONNECT: "sidelight_tcp_connect_duration_seconds"}
     for key, row, created in collector.shown.latencies:
         if latency_name := names.get(key.protocol):
             _histogram(collector.family(latency_name), collector.labels_of(key.edge), row, created)
@@ -313,7 +315,7 @@ def dns_code(rcode: int) -> str:
 
 def _dns(collector: Collector) -> None:
     for key, row, created in collector.shown.latencies:
-        if key.protocol == layout.DNS:
+        if key.protocol == DNS:
             labels = (*collector.labels_of(key.edge), ("dns_response_code", dns_code(key.status)))
             _histogram(collector.family("dns_lookup_duration_seconds"), labels, row, created)
 
@@ -343,6 +345,7 @@ def _self(collector: Collector) -> None:
         put("sidelight_identity_unresolved_total", value, ("reason", reason or "none"))
     put("sidelight_identity_staleness_seconds", snapshot.staleness_s)
     put("sidelight_identity_names", snapshot.names)
+    put("sidelight_operations", len(snapshot.operations))
     for cost in snapshot.costs:
         put("sidelight_bpf_run_time_seconds_total", cost.run_time_ns / 1e9, ("hook", cost.name))
         put("sidelight_bpf_runs_total", cost.run_count, ("hook", cost.name))

@@ -11,6 +11,7 @@ import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.books import EdgeKey, LatencyKey
+from sidelight.agent.protocols import DNS, PROTOCOLS, failed
 from sidelight.exporter.families import Labels, body_field, dns_code, is_outside, source_destination
 from sidelight.identity.model import Identity, Kind
 
@@ -83,18 +84,18 @@ def istio(collector: Collector) -> None:
             found = known[edge] = istio_labels(edge, collector.options.istio_cluster)
         return found
 
-    merged: dict[tuple[EdgeKey, int], tuple[np.ndarray, int, int, float]] = {}
+    merged: dict[tuple[EdgeKey, int, int], tuple[np.ndarray, int, int, float]] = {}
     for key, row, created in collector.requests():
         http_edges.add(key.edge)
-        at = (key.edge, key.status)
+        at = (key.edge, key.protocol, key.status)
         buckets, total_ns, untimed, since = merged.get(at, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0, 0, created))
         merged[at] = (
             buckets + row["buckets"], total_ns + int(row["sum_ns"]), untimed + int(row["untimed"]), min(since, created)
         )  # fmt: skip
-    for (edge, status), (buckets, total_ns, untimed, created) in merged.items():
+    for (edge, protocol, status), (buckets, total_ns, untimed, created) in merged.items():
         labels = (
             *labels_of(edge),
-            ("request_protocol", "http"),
+            ("request_protocol", PROTOCOLS[protocol].istio),
             ("response_code", str(status)),
             ("grpc_response_status", ""),
         )
@@ -160,16 +161,16 @@ def service_graph(collector: Collector) -> None:
         if _graph_counts(key):
             total = totals.setdefault(labels, [0.0, 0.0, created])
             total[0] += count
-            total[1] += count if key.status == 0 or key.status >= 500 else 0
+            total[1] += count if failed(key.protocol, key.status) else 0
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
         zero = (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0.0, 0, created)
         buckets, seconds, so_far, since = sides.get((side, labels), zero)
         sides[(side, labels)] = (
             buckets + row["buckets"], seconds + float(row["sum_ns"]) / 1e9, so_far + count, min(since, created)
         )  # fmt: skip
-    for graph_edge, (asked, failed, began) in totals.items():
+    for graph_edge, (asked, lost, began) in totals.items():
         collector.family("traces_service_graph_request_total").add(graph_edge, asked, began)
-        collector.family("traces_service_graph_request_failed_total").add(graph_edge, failed, began)
+        collector.family("traces_service_graph_request_failed_total").add(graph_edge, lost, began)
     for (side, labels), (buckets, seconds, count, created) in sides.items():
         collector.family(f"traces_service_graph_request_{side}_seconds").add_histogram(
             labels, buckets, seconds, count, created
@@ -183,13 +184,12 @@ def _span_metrics(collector: Collector) -> None:
     for key, row, created in collector.requests():
         _, source, destination = source_destination(key.edge)
         client = key.edge.role == layout.ROLE_CLIENT
-        method = layout.METHODS[key.method] if key.method < len(layout.METHODS) else "HTTP"
-        failed = key.status == 0 or key.status >= (400 if client else 500)
+        error = PROTOCOLS[key.protocol].error_type(key.status, client=client)
         labels: Labels = (
             ("service", graph_name(source if client else destination)),
-            ("span_name", method),
+            ("span_name", PROTOCOLS[key.protocol].method(key.method)),
             ("span_kind", "SPAN_KIND_CLIENT" if client else "SPAN_KIND_SERVER"),
-            ("status_code", "STATUS_CODE_ERROR" if failed else "STATUS_CODE_UNSET"),
+            ("status_code", "STATUS_CODE_ERROR" if error else "STATUS_CODE_UNSET"),
         )
         count = int(row["buckets"].sum()) + int(row["untimed"])
         buckets, seconds, so_far, since = sums.get(
@@ -210,9 +210,15 @@ def hubble(collector: Collector) -> None:
     times: dict[Labels, tuple[np.ndarray, float, int]] = {}
     for key, row, _ in collector.requests():
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
-        method = layout.METHODS[key.method] if key.method < len(layout.METHODS) else "_OTHER"
+        protocol = PROTOCOLS[key.protocol]
+        method = protocol.method(key.method)
         count = int(row["buckets"].sum()) + int(row["untimed"])
-        labels: Labels = (("method", method), ("protocol", "HTTP/1.1"), ("status", str(key.status)), ("reporter", side))
+        labels: Labels = (
+            ("method", method),
+            ("protocol", f"HTTP/{protocol.version}"),
+            ("status", str(key.status)),
+            ("reporter", side),
+        )
         counts[labels] = counts.get(labels, 0) + count
         pair: Labels = (("method", method), ("reporter", side))
         buckets, seconds, so_far = times.get(pair, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0.0, 0))
@@ -223,18 +229,18 @@ def hubble(collector: Collector) -> None:
     for pair, (buckets, seconds, so_far) in times.items():
         collector.family("hubble_http_request_duration_seconds").add_histogram(pair, buckets, seconds, so_far, began)
     to_world = 0
-    failed = np.zeros(8, np.uint64)
+    attempts = np.zeros(8, np.uint64)
     for edge, row, _ in collector.shown.edges:
-        failed += row["failed"]
+        attempts += row["failed"]
         if edge.role == layout.ROLE_CLIENT and is_outside(edge.remote):
             to_world += int(row["opened"])
     for index, reason in enumerate(layout.FAIL_REASONS):
         collector.family("hubble_drop_total").add(
-            (("reason", reason.upper()), ("protocol", "TCP")), int(failed[index]), began
+            (("reason", reason.upper()), ("protocol", "TCP")), int(attempts[index]), began
         )
     codes: dict[int, int] = {}
     for key, row, _ in collector.shown.latencies:
-        if key.protocol == layout.DNS:
+        if key.protocol == DNS:
             codes[key.status] = codes.get(key.status, 0) + int(row["buckets"].sum())
     for rcode, value in codes.items():
         collector.family("hubble_dns_responses_total").add((("rcode", dns_code(rcode)),), value, began)

@@ -7,6 +7,7 @@ import uuid
 from sidelight.agent import decode, layout
 from sidelight.agent.attribute import source_and_destination
 from sidelight.agent.flows import Flow, role_is_client
+from sidelight.agent.protocols import PROTOCOLS
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import sidelight_pb2
 from sidelight.identity.model import Identity, Kind
@@ -145,9 +146,9 @@ def _fill_http(result: pb.Flow, flow: Flow, reply: bool) -> None:
     result.l7.type = pb.RESPONSE if reply else pb.REQUEST
     result.l7.latency_ns = int(event["duration_ns"])
     http.code = int(event["status"])
-    method = int(event["method"])
-    http.method = text.method or (layout.METHODS[method] if method < len(layout.METHODS) else "_OTHER")
-    http.protocol = text.version or "HTTP/1.1"
+    protocol = PROTOCOLS[int(event["reason"])]
+    http.method = text.method or protocol.method(int(event["method"]))
+    http.protocol = text.version or f"HTTP/{protocol.version}"
     host = text.host or result.IP.destination
     http.url = f"http://{host}{text.path or '/'}"
     if text.traceparent:
@@ -193,4 +194,5 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         host=flow.text.host,
         source_container=source.container,
         destination_container=destination.container,
+        operation=flow.operation,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.core import Snapshot
+from sidelight.agent.protocols import PROTOCOLS, failed
 from sidelight.exporter.families import FamilyOptions, shown, source_destination
 from sidelight.identity.model import Identity, Kind
 
@@ -77,12 +78,12 @@ def map_views(snapshot: Snapshot) -> dict[str, Any]:
         if edge.service:
             found["service"] = edge.service.host
     for key, row, _ in rows.latencies:
-        if key.protocol != layout.HTTP1:
+        if key.protocol not in PROTOCOLS:
             continue
         found = link(key.edge)
         count = int(row["buckets"].sum()) + int(row["untimed"])
         found["requests"] += count
-        found["errors"] += count if key.status == 0 or key.status >= 500 else 0
+        found["errors"] += count if failed(key.protocol, key.status) else 0
         for index in np.flatnonzero(row["buckets"]):
             found["buckets"][str(index)] = found["buckets"].get(str(index), 0) + int(row["buckets"][index])
     return {"at": snapshot.at, "nodes": list(nodes.values()), "views": list(links.values())}

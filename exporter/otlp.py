@@ -37,9 +37,9 @@ from sidelight.agent.attribute import source_and_destination
 from sidelight.agent.core import Agent
 from sidelight.agent.errors import ConfigError
 from sidelight.agent.flows import Flow, role_is_client
+from sidelight.agent.protocols import PROTOCOLS
 from sidelight.exporter.exposition import Exemplar, Exemplars
 from sidelight.exporter.families import Collector, Family, FamilyOptions, edge_labels, http_labels
-from sidelight.exporter.routes import Routes
 from sidelight.identity.model import Identity, Kind
 from sidelight.identity.names import address_text
 
@@ -168,19 +168,20 @@ def observed_elsewhere(identity: Identity) -> bool:
     return identity.kind in (Kind.POD, Kind.PROCESS, Kind.UNIT, Kind.CONTAINER)
 
 
-def span_of(flow: Flow, routes: Routes) -> tuple[Identity, trace_pb2.Span]:
+def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     """(the workload whose span it is, the span) of a request flow."""
     event, text = flow.event, flow.text
     client = role_is_client(event)
     source, destination = source_and_destination(flow.names, int(event["key"]["role"]))
     trace, client_id, server_id, parent = span_ids(flow)
-    number, status, duration = int(event["method"]), int(event["status"]), int(event["duration_ns"])
-    method = layout.METHODS[number] if number < len(layout.METHODS) else "_OTHER"
+    status, duration = int(event["status"]), int(event["duration_ns"])
+    protocol = PROTOCOLS[int(event["reason"])]
+    method = protocol.method(int(event["method"]))
     path = text.path or "/"
-    route = "" if client else routes.route(path)
+    route = "" if client else flow.operation
     peer = destination if client else source
     address = text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name)
-    failed = status == 0 or status >= (400 if client else 500)
+    error = protocol.error_type(status, client=client)
     # the client span hangs on what the application named, the server span on the client span, where somebody sends one
     parent_id = client_id if not client and observed_elsewhere(source) else parent
     span = trace_pb2.Span(
@@ -195,13 +196,13 @@ def span_of(flow: Flow, routes: Routes) -> tuple[Identity, trace_pb2.Span]:
     span.MergeFromString(
         _common_attributes(
             method, text.version, address, int(event["key"]["port"]), peer.service_name or peer.workload or peer.name,
-            status, route, str(status or "no_response") if failed else "",
+            status, route, error,
         )
     )  # fmt: skip
     _add_text(span, "url.path", path)
     if client:
         _add_text(span, "url.full", f"http://{text.host or 'unknown'}{path}")
-    if failed:
+    if error:
         span.status.code = trace_pb2.Status.STATUS_CODE_ERROR
     return (source if client else destination), span
 
@@ -235,11 +236,11 @@ def _common_attributes(
     return encoded
 
 
-def spans_request(flows: list[Flow], routes: Routes) -> tuple[trace_service_pb2.ExportTraceServiceRequest, int]:
+def spans_request(flows: list[Flow]) -> tuple[trace_service_pb2.ExportTraceServiceRequest, int]:
     """One request of many spans, grouped by workload, and how many."""
     groups: dict[int, tuple[Identity, list[trace_pb2.Span]]] = {}
     for flow in flows:
-        identity, span = span_of(flow, routes)
+        identity, span = span_of(flow)
         groups.setdefault(id(identity), (identity, []))[1].append(span)  # identities are shared: hashing one is dear
     request = trace_service_pb2.ExportTraceServiceRequest(
         resource_spans=[
@@ -369,9 +370,8 @@ def delta_wanted(environment: dict[str, str] | None = None) -> bool:
 class OtlpExporter:
     """Two threads, one a signal. The ring of flows is the spans' queue: bounded, and what it overtakes is counted as lost."""
 
-    def __init__(self, agent: Agent, options: FamilyOptions, routes: Routes | None = None) -> None:
+    def __init__(self, agent: Agent, options: FamilyOptions) -> None:
         self._agent, self._options = agent, options
-        self._routes = routes or Routes()
         self._stop = threading.Event()
         self._exemplars: dict[tuple[str, Any], list[Exemplar]] = {}
         self._lock = threading.Lock()
@@ -423,7 +423,7 @@ class OtlpExporter:
             position = following
             for start in range(0, len(flows), MAX_BATCH):
                 part = flows[start : start + MAX_BATCH]
-                request, number = spans_request(part, self._routes)
+                request, number = spans_request(part)
                 self._send(stub.Export, request, where, number)
                 self._remember(part)
 
@@ -462,9 +462,14 @@ class OtlpExporter:
                 role = int(event["key"]["role"])
                 local, remote = metric_identity(names.local), metric_identity(names.remote)
                 edge = EdgeKey(role, local, remote, names.service, int(event["key"]["port"]))
-                key = LatencyKey(edge, layout.HTTP1, int(event["method"]), int(event["status"]))
+                key = LatencyKey(
+                    edge, int(event["reason"]), int(event["method"]), int(event["status"]), int(event["operation"])
+                )
                 side = "client" if role == layout.ROLE_CLIENT else "server"
-                series = (f"http_{side}_request_duration_seconds", edge_labels(edge) + http_labels(key))
+                series = (
+                    f"http_{side}_request_duration_seconds",
+                    edge_labels(edge) + http_labels(key, {key.operation: flow.operation}),
+                )
                 chosen = self._exemplars.setdefault(series, [])
                 chosen.append(Exemplar(span_ids(flow)[0].hex(), int(event["duration_ns"]) / 1e9, flow.time_ns / 1e9))
                 del chosen[:-8]

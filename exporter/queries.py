@@ -12,6 +12,7 @@ from sidelight.agent import layout
 from sidelight.agent.audit import audit
 from sidelight.agent.core import Agent
 from sidelight.agent.governor import Level
+from sidelight.agent.protocols import PROTOCOLS, TCP_RTT
 from sidelight.exporter.families import FamilyOptions, shown, source_destination
 from sidelight.exporter.map import map_views, node_id, service_map
 from sidelight.identity.names import address_of
@@ -48,12 +49,12 @@ def _edges(agent: Agent, argument: str) -> dict[str, Any]:
     for key, row, _ in rows.latencies:
         known = entry(key.edge)
         sparse = {str(i): int(n) for i, n in enumerate(row["buckets"]) if n}
-        if key.protocol == layout.HTTP1:
+        if key.protocol in PROTOCOLS:
             status = str(key.status)
             known["statuses"][status] = known["statuses"].get(status, 0) + sum(sparse.values()) + int(row["untimed"])
             for index, count in sparse.items():
                 known["buckets"][index] = known["buckets"].get(index, 0) + count
-        elif key.protocol == layout.TCP_RTT:
+        elif key.protocol == TCP_RTT:
             known["rtt"] = sparse
     return {"at": snapshot.at, "edges": list(found.values())}
 
@@ -76,6 +77,7 @@ def _status(agent: Agent, argument: str) -> dict[str, Any]:
         "staleness_s": snapshot.staleness_s,
         "edges": len(snapshot.edges),
         "flows_seen": snapshot.flows_seen,
+        "operations": len(snapshot.operations),
         "seen": {c.name: snapshot.kernel[c.name] for c in layout.counters() if c.kind == "SEEN"},
         "lost": losses,
         "undecided": {

@@ -24,6 +24,7 @@ from sidelight.agent import layout, loader
 from sidelight.agent.audit import laws
 from sidelight.agent.core import settings_record
 from sidelight.agent.loader import LoadRequest, Pins, Sizes, cgroup2_root, run_loader
+from sidelight.agent.protocols import PROTOCOLS
 from sidelight.agent.settings import CaptureSettings
 from sidelight.agent.source import Source
 from sidelight.cli.demo import Processes, _remove_cgroup
@@ -102,7 +103,7 @@ class Observed:
         self.totals = Totals()
         self.events: list[bytes] = []
         self._edge_values = np.zeros(1, layout.EDGE_VALUE)
-        self._latency_rows: Counter[tuple[int, int]] = Counter()
+        self._latency_rows: Counter[tuple[int, int, int]] = Counter()
         try:
             self.report = run_loader(LoadRequest(str(self.cgroup), self.instance, sizes=self.sizes))
             self.source = Source(Pins.of(self.instance), self.sizes)
@@ -148,11 +149,11 @@ class Observed:
             role = _ROLES[int(key["edge"]["role"])]
             n = int(value["buckets"].sum()) + int(value["untimed"])
             protocol, status = int(key["protocol"]), int(key["status"])
-            self._latency_rows[(protocol, status)] += n
+            self._latency_rows[(protocol, status, int(key["operation"]))] += n
             if role == "overflow":
                 self.totals.other[("overflow", 0)] += n
-            elif protocol == layout.HTTP1:
-                self.totals.http[(role, layout.METHODS[int(key["method"])], status)] += n
+            elif protocol in PROTOCOLS:
+                self.totals.http[(role, PROTOCOLS[protocol].method(int(key["method"])), status)] += n
             else:
                 self.totals.other[(role, protocol)] += n
         self.source.clear(generation)
@@ -175,7 +176,7 @@ class Observed:
     def assert_books(self, overflow: bool = False) -> None:
         """Every conservation law; under overflow the latencies without a name count for all kinds."""
         counters = self.source.counters()
-        rows = [(protocol, status, n) for (protocol, status), n in self._latency_rows.items()]
+        rows = [(*row, n) for row, n in self._latency_rows.items()]
         for law in laws(counters, self._edge_values, rows):
             if overflow and law["law"].startswith(("requests answered", "requests unanswered", "dns")):
                 continue

@@ -70,6 +70,7 @@ static __always_inline u32 operation_id(void *ctx, struct connection *c, u8 prot
 	}
 	if (!known->announced && operation_announce(ctx, c, protocol, id, text, length))
 		known->announced = 1;
+	COUNT(operation_named);
 	return id;
 }
 

@@ -13,6 +13,8 @@
 
 #include "l7/http1_head.h"
 
+#define ROUTES_FOLD 1 /* bits of settings.routes */
+#define ROUTES_TEMPLATES 2
 #define ROUTE_ROOT 1 /* the first state; 0 is none */
 #define STEP_ANY 0   /* the transition for any segment; hashes of segments are none of these */
 #define STEP_END 1   /* leads to the operation's id when the path ends here */
@@ -105,11 +107,8 @@ static __always_inline u32 route_template(const struct route *r)
 			step.segment = STEP_ANY;
 			found = route_steps.lookup(&step);
 		}
-		if (!found) {
-			step.segment = STEP_REST;
-			found = route_steps.lookup(&step);
-			return found ? *found : 0;
-		}
+		if (!found)
+			return 0;
 		step.state = *found;
 	}
 	if (*segments > ROUTE_SEGMENTS)
@@ -151,6 +150,7 @@ static __always_inline void route_find(void *ctx, struct bpf_sock *sk, struct co
 	volatile u16 *path = &s->line_end;
 	u32 id = 0;
 
+	COUNT(seen_operations);
 	if (!r || !set) {
 		COUNT(lost_operation_storage);
 		return;
@@ -171,10 +171,14 @@ static __always_inline void route_find(void *ctx, struct bpf_sock *sk, struct co
 		COUNT(operation_too_long);
 		return;
 	}
-	if (set->routes > 1)
+	if (set->routes & ROUTES_TEMPLATES)
 		id = route_template(r);
-	if (!id)
+	if (id)
+		COUNT(operation_named);
+	else if (set->routes & ROUTES_FOLD)
 		id = route_folded(ctx, c, r);
+	else
+		COUNT(operation_none);
 	l->exchanges[NEWEST(l)].operation = id;
 }
 

@@ -34,7 +34,7 @@ WANTED = 1_000_000
 
 
 def test_a_million_paths_and_hosts(tmp_path: Path) -> None:
-    with running("--otlp", "--guess-http-routes") as agent:
+    with running("--otlp", "--fold-http-routes") as agent:
         from sidelight.cli.demo import free_port, wait_for_port
 
         port = free_port()

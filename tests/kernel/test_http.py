@@ -181,7 +181,7 @@ def test_five_percent_of_segments_dropped(veth: Namespaces, tmp_path: Path, hook
         theirs = play(watch, tmp_path, script, veth.right_ip, veth.left, veth.right)
         totals = watch.settle()
         counters = watch.source.counters()
-        lost = counters["lost_http_sync_requests"]
+        lost = counters["lost_exchanges"]
         if counters["lost_http_sync"] == 0:
             assert totals.requests("server") == theirs, counters
             assert totals.requests("client") == theirs, counters
@@ -189,5 +189,5 @@ def test_five_percent_of_segments_dropped(veth: Namespaces, tmp_path: Path, hook
         both = sum(totals.requests("server").values()) + sum(totals.requests("client").values())
         missing = 2 * sum(theirs.values()) - both - lost
         # a request behind one whose head was lost, in the same segment: its answer is the one that matches none
-        assert 0 <= missing <= counters["http_unmatched_response"], {k: v for k, v in counters.items() if v}
+        assert 0 <= missing <= counters["exchange_unmatched"], {k: v for k, v in counters.items() if v}
         watch.assert_books()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sidelight.agent import decode, layout
+from sidelight.agent import decode, layout, protocols
 from sidelight.agent.adopt import socket_roles
 from sidelight.agent.loader import Sizes
 from sidelight.cli.demo import free_port
@@ -94,7 +94,7 @@ def test_ends_bytes_and_both_cgroups(
         assert totals.sum(role, "closed")[CLOSE[reason]] == 1, totals.sum(role, "closed")
         assert (totals.sum(role, "tx_bytes"), totals.sum(role, "rx_bytes")) == (sent, received)
         assert totals.sum(role, "tx_segments") > 0 and totals.sum(role, "rx_segments") > 0
-    assert totals.other[("client", layout.TCP_CONNECT)] == 1
+    assert totals.other[("client", protocols.TCP_CONNECT)] == 1
     events = decode.decode(shared.read_events()).events
     opened = [e for e in events if e["type"] == decode.OPEN and e["key"]["port"] == port]
     ids = {shared.cgroup_id("client"), shared.cgroup_id("server")}

@@ -7,7 +7,6 @@ the Python packages of the image and of the tests. A guest gets it as a snapshot
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -26,8 +25,32 @@ DEBIAN = (
     "libcap2-bin", "ca-certificates", "openssl", "bind9-dnsutils",
 )  # fmt: skip
 DEBIAN_AMD64 = ("python3-bpfcc", "bpfcc-tools", "python3-seccomp", "libc6-dev", "linux-libc-dev")
-PYTHON = ("pytest", "pytest-timeout", "h11", "hypothesis", "cryptography", "dnslib", "kubernetes", "jsonschema", "prometheus-client")
-TREE = ("agent", "bpf", "cli", "daemonset", "exporter", "identity", "analysis", "src", "tests", "benchmarks", "docs", "pyproject.toml", "Makefile")
+PYTHON = (
+    "pytest",
+    "pytest-timeout",
+    "h11",
+    "hypothesis",
+    "cryptography",
+    "dnslib",
+    "kubernetes",
+    "jsonschema",
+    "prometheus-client",
+)
+TREE = (
+    "agent",
+    "bpf",
+    "cli",
+    "daemonset",
+    "exporter",
+    "identity",
+    "analysis",
+    "src",
+    "tests",
+    "benchmarks",
+    "docs",
+    "pyproject.toml",
+    "Makefile",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +89,9 @@ def disk(machine: Machine) -> Path:
         _python_packages(root, machine)
         (root / "sbin" / "guest").write_text(INIT)
         (root / "sbin" / "guest").chmod(0o755)
-        size = int(subprocess.run(["du", "-sm", str(root)], capture_output=True, text=True, check=True).stdout.split()[0])
+        size = int(
+            subprocess.run(["du", "-sm", str(root)], capture_output=True, text=True, check=True).stdout.split()[0]
+        )
         fresh = made.with_suffix(".new")
         subprocess.run(
             ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal,^orphan_file,^metadata_csum_seed", "-F", "-d", str(root), str(fresh), f"{size * 13 // 10 + 2600}M"],
@@ -96,7 +121,9 @@ def _python_packages(root: Path, machine: Machine) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as locked:
         # the lock's versions without its hashes: pip would want them for the tests' packages too
         lines = (ROOT / "daemonset" / "requirements.lock").read_text().splitlines()
-        locked.write("".join(line.split(" ")[0] + "\n" for line in lines if line and not line.startswith((" ", "#", "-"))))
+        locked.write(
+            "".join(line.split(" ")[0] + "\n" for line in lines if line and not line.startswith((" ", "#", "-")))
+        )
         locked.flush()
         platforms = [word for name in machine.wheels for word in ("--platform", name)]
         subprocess.run(
@@ -117,7 +144,9 @@ def boot(guest: Guest, apt: Apt) -> Boot:
         unpack(apt.fetch(package, guest.machine), at / "package")
         unpack(apt.fetch("busybox-static", guest.machine), at / "busybox")
         _initramfs(at, release)
-    return Boot(at / "package" / "boot" / f"vmlinuz-{release}", at / "initramfs", disk(MACHINES[guest.machine]), release)
+    return Boot(
+        at / "package" / "boot" / f"vmlinuz-{release}", at / "initramfs", disk(MACHINES[guest.machine]), release
+    )
 
 
 def _initramfs(at: Path, release: str) -> None:
@@ -178,7 +207,7 @@ def tree_archive(to: Path, more: tuple[tuple[Path, str], ...] = ()) -> None:
         for path, name in more:
             archive.add(path, name)
     with to.open("ab") as padded:
-        padded.write(bytes(-os.path.getsize(to) % 4096))
+        padded.write(bytes(-to.stat().st_size % 4096))
 
 
 def _no_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -1,8 +1,8 @@
 """Runs in a guest: `python3 -m tests.kernels.inside PART...`. What it says on the console is what __main__ reads there.
 
-    == begin PART
-    == said KIND {json}
-    == end PART STATUS SECONDS
+== begin PART
+== said KIND {json}
+== end PART STATUS SECONDS
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def main(parts: list[str]) -> None:
         began = time.monotonic()
         status = 0
         for command in COMMANDS[part]:
-            status = status or subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL).returncode
+            status = (
+                status or subprocess.run(command, env=environment, check=False, stdin=subprocess.DEVNULL).returncode
+            )
         print(f"== end {part} {status} {time.monotonic() - began:.0f}", flush=True)
     Path("/proc/sys/kernel/printk").write_text("7")
 

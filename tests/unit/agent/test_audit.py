@@ -7,14 +7,17 @@ import pytest
 
 from sidelight.agent import layout
 from sidelight.agent.audit import laws
+from sidelight.agent.protocols import DNS, HTTP1
 
 SEEN = {
     "seen_attempts": 12, "seen_opened": 9, "seen_adopted": 2, "seen_failed": 3, "seen_closed": 8,
     "seen_requests": 30, "seen_responses": 25, "seen_unanswered": 4, "seen_dns_responses": 6,
     "seen_events": 100, "sent_events": 60, "lost_event_ring_full": 10, "lost_event_suppressed": 20,
     "lost_event_sampled_out": 7, "lost_event_shed": 3,
+    "seen_operations": 10, "operation_named": 5, "operation_folded": 2, "operation_too_long": 1, "operation_none": 1, "lost_operation_storage": 1,
 }  # fmt: skip
-LATENCIES = [(layout.HTTP1, 200, 20), (layout.HTTP1, 503, 5), (layout.HTTP1, 0, 4), (layout.DNS, 0, 5), (layout.DNS, 3, 1)]  # fmt: skip
+H = HTTP1.number
+LATENCIES = [(H, 200, 0, 15), (H, 200, 77, 5), (H, 503, 0, 5), (H, 0, 0, 4), (DNS, 0, 0, 5), (DNS, 3, 0, 1)]
 
 
 def kernel(**changed: int) -> dict[str, int]:
@@ -53,7 +56,7 @@ def test_one_more_booked_than_seen_breaks_a_law(field: str) -> None:
 
 @pytest.mark.parametrize("row", range(len(LATENCIES)))
 def test_one_latency_too_many_breaks_a_law(row: int) -> None:
-    more = [(kind, status, count + (index == row)) for index, (kind, status, count) in enumerate(LATENCIES)]
+    more = [(*key, count + (index == row)) for index, (*key, count) in enumerate(LATENCIES)]
     assert broken(laws(kernel(), edges(), more))
 
 

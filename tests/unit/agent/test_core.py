@@ -26,8 +26,9 @@ def test_events_are_read_between_the_maps_and_the_books(monkeypatch: Any) -> Non
     agent._lock = threading.Lock()
     agent._drains, agent.failed = 0, ""
     monkeypatch.setattr(Agent, "poll_events", step("events"))
+    monkeypatch.setattr(Agent, "_make_room", step("room"))
     agent.drain()
-    assert steps == ["attached", "maps", "events", "books", "clear", "ready"]
+    assert steps == ["attached", "maps", "events", "books", "clear", "room", "ready"]
 
 
 def test_what_waits_for_a_name_is_published_behind_the_last_events(monkeypatch: Any) -> None:

@@ -39,7 +39,7 @@ def snapshot(edges: int) -> Snapshot:
         latencies.changed_at[row] = now
     table.values, latencies.values = table.values[: len(table)], latencies.values[: len(latencies)]
     return Snapshot(
-        now, now, 0, table, latencies, {c.name: 0 for c in layout.counters()}, [], 0, 0, 0, 0, {}, {}, 0, 0, 0, 0, 0, 0, 0,
+        now, now, 0, table, latencies, {c.name: 0 for c in layout.counters()}, [], 0, 0, 0, 0, {}, {}, 0, 0, 0, 0, {}, 0, 0, 0,
         LoadReport("fresh", False),
     )  # fmt: skip
 
