@@ -19,6 +19,7 @@ import grpc
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.cli import options
 from sidelight.cli.rates import merge_edges
+from sidelight.exporter.detail import DETAIL
 from sidelight.exporter.map import merge_views
 from sidelight.exporter.proto import observer_pb2, observer_pb2_grpc, sidelight_pb2, sidelight_pb2_grpc
 
@@ -69,7 +70,7 @@ class Client:
             yield from heapq.merge(*streams, key=lambda r: (r.time.seconds, r.time.nanos))
 
     def _stream(self, name: str, channel: grpc.Channel, request: Any) -> Iterator[Any]:
-        call = observer_pb2_grpc.ObserverStub(channel).GetFlows(request)
+        call = observer_pb2_grpc.ObserverStub(channel).GetFlows(request, metadata=(DETAIL,))
         self._calls.append(call)
         if self.interrupted:
             call.cancel()

@@ -26,6 +26,7 @@ from sidelight import __version__
 from sidelight.agent.core import Agent
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.agent.flows import FlowBatch
+from sidelight.exporter.detail import DETAIL
 from sidelight.exporter.field_mask import MaskError, Tree, apply_mask, mask_tree
 from sidelight.exporter.filters import FilterError, Predicate, compile_filters
 from sidelight.exporter.hubble_flow import hubble_flow
@@ -76,6 +77,8 @@ class _Selection:
     mask: Tree
     since_ns: int
     until_ns: int
+    detail: bool
+    """The caller reads sidelight.v1.FlowDetail."""
 
 
 class Observer(observer_pb2_grpc.ObserverServicer):
@@ -119,7 +122,8 @@ class Observer(observer_pb2_grpc.ObserverServicer):
         except (MaskError, ValueError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise AssertionError from None
-        return _Selection(wanted, mask, since, until)
+        metadata = tuple((item.key, item.value) for item in context.invocation_metadata())
+        return _Selection(wanted, mask, since, until, DETAIL in metadata)
 
     def _chosen(self, first: int, batch: FlowBatch, selection: _Selection) -> Iterator[flow_pb2.Flow]:
         if not len(batch) or batch.times_ns[-1] < selection.since_ns or batch.times_ns[0] > selection.until_ns:
@@ -183,6 +187,8 @@ class Observer(observer_pb2_grpc.ObserverServicer):
         else:
             response = observer_pb2.GetFlowsResponse(flow=flow, node_name=self._node)
         response.time.CopyFrom(flow.time)
+        if not selection.detail:
+            response.flow.ClearField("extensions")
         return response
 
     def _lost(self, count: int) -> Any:

@@ -35,9 +35,13 @@ OPEN_RATES = CaptureSettings(
 )
 
 
+PATIENCE = float(os.environ.get("SIDELIGHT_PATIENCE", "1"))
+"""How much longer than here things may take: guests without acceleration say 15 (tests/kernels)."""
+
+
 def eventually(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "", every_s: float = 0.02) -> Any:
     """Polls until the condition holds and returns what it gave."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while True:
         found = condition()
         if found:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidelight.agent import loader
 from sidelight.agent.loader import cgroup2_root
 from sidelight.cli.demo import Processes, _remove_cgroup, free_port
-from tests.observed import PREFIX, eventually, remove_leftovers
+from tests.observed import PATIENCE, PREFIX, eventually, remove_leftovers
 
 SIDELIGHT = [sys.executable, "-m", "sidelight.cli.main"]
 _serial = 0
@@ -59,12 +59,12 @@ class Running:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
         with contextlib.suppress(OSError):
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2).status == 200
+            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2 * PATIENCE).status == 200
         return False
 
     def get(self, path: str, **headers: str) -> bytes:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=10 * PATIENCE) as response:
             body: bytes = response.read()
             return body
 
@@ -84,7 +84,7 @@ class Running:
         command, *rest = arguments
         return subprocess.run(
             [*SIDELIGHT, command, *(("--instance", self.instance) if instance else ()), *rest],
-            capture_output=True, text=True, timeout=timeout, check=False,
+            capture_output=True, text=True, timeout=timeout * PATIENCE, check=False,
         )  # fmt: skip
 
     def audit(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Running:
     def kill(self, number: int = 9) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=20 * PATIENCE)
 
     def close(self) -> None:
         self.processes.stop_all()

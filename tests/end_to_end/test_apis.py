@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,14 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from sidelight.agent import layout
 from sidelight.agent.flows import FlowBatch, FlowRing
+from sidelight.agent.settings import default_socket
 from sidelight.cli.demo import free_port
+from sidelight.exporter.detail import DETAIL
 from sidelight.exporter.proto import flow_pb2, observer_pb2, observer_pb2_grpc, peer_pb2, peer_pb2_grpc
 from sidelight.identity.model import EdgeNames, unknown
 from tests.certificates import make_certificate
 from tests.end_to_end.test_agent import served
+from tests.golang import built
 from tests.observed import eventually
 from tests.running import running
 
@@ -108,6 +113,49 @@ def test_the_calls_of_the_hubble_cli(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port)) as garbage:
             garbage.sendall(os.urandom(4096))
         assert agent.answers()
+
+
+def test_json_of_a_client_that_does_not_know_our_types(tmp_path: Path) -> None:
+    """`hubble observe -o json` and `-o jsonpb`, whose Go stops at an Any it cannot resolve."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+
+    wanted, names = FileDescriptorSet(), ["observer/observer.proto"]
+    for name in names:
+        described = observer_pb2.DESCRIPTOR.pool.FindFileByName(
+            observer_pb2.DESCRIPTOR.name if name == names[0] else name
+        )
+        names += [needed.name for needed in described.dependencies if needed.name not in names]
+        copy = FileDescriptorProto()
+        described.CopyToProto(copy)
+        if copy.name not in [known.name for known in wanted.file]:
+            wanted.file.insert(0, copy)
+    (tmp_path / "types").write_bytes(wanted.SerializeToString())
+    with running() as agent:
+        served(agent, tmp_path, "/len/10", "/status/500")
+
+        def responses(*metadata: tuple[str, str]) -> list[bytes]:
+            with grpc.insecure_channel(f"unix:{default_socket(agent.instance)}") as channel:
+                call = channel.unary_stream(
+                    "/observer.Observer/GetFlows", observer_pb2.GetFlowsRequest.SerializeToString
+                )
+                return list(call(observer_pb2.GetFlowsRequest(number=100), metadata=metadata))
+
+        def as_json(found: list[bytes]) -> subprocess.CompletedProcess[str]:
+            framed = b"".join(len(message).to_bytes(4, "little") + message for message in found)
+            done = subprocess.run([str(built("flows")), str(tmp_path / "types")], input=framed, capture_output=True, check=False)  # fmt: skip
+            return subprocess.CompletedProcess([], done.returncode, done.stdout.decode(), done.stderr.decode())
+
+        eventually(lambda: len(responses()) > 10)
+        done = as_json(responses())
+        assert done.returncode == 0, done.stderr
+        codes = {
+            json.loads(line)["flow"].get("l7", {}).get("http", {}).get("code") for line in done.stdout.splitlines()
+        }
+        assert {200, 500} <= codes
+        # what our own client asks for, it gets; and Go stops at it: this is what the test is about
+        refused = as_json(responses(DETAIL))
+        assert refused.returncode and "sidelight.v1.FlowDetail" in refused.stderr
+        assert "sidelight" in json.loads(agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json").stdout.splitlines()[0])["flow"]  # fmt: skip
 
 
 def batch(size: int) -> FlowBatch:

@@ -1,29 +1,19 @@
-"""The chart as manifests: values checked by its schema, templates rendered by the same engine as Helm's (render.go)."""
+"""The chart as manifests: values checked by its schema, templates rendered by the same engine as Helm's (tests/golang/render.go)."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import yaml
 
+from tests.golang import built
+
 HERE = Path(__file__).resolve().parent
 CHART = HERE.parents[1] / "daemonset" / "chart"
-
-
-@lru_cache(maxsize=1)
-def renderer() -> Path:
-    """Builds render.go with Debian's Go libraries, once a machine."""
-    binary = HERE / ".render"
-    if not binary.exists() or binary.stat().st_mtime < (HERE / "render.go").stat().st_mtime:
-        env = {**os.environ, "GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOFLAGS": "", "GOCACHE": "/tmp/sidelight-go-cache"}  # fmt: skip
-        subprocess.run(["go", "build", "-o", str(binary), str(HERE / "render.go")], check=True, env=env)
-    return binary
 
 
 def defaults() -> dict[str, Any]:
@@ -44,7 +34,7 @@ def render(values: dict[str, Any] | None = None, release: str = "sidelight", nam
     """`helm template`. Raises jsonschema.ValidationError, CalledProcessError."""
     values = values or {}
     jsonschema.validate(_merged(defaults(), values), json.loads((CHART / "values.schema.json").read_text()))
-    done = subprocess.run([str(renderer()), str(CHART), release, namespace], input=json.dumps(values), capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run([str(built("render")), str(CHART), release, namespace], input=json.dumps(values), capture_output=True, text=True, check=False)  # fmt: skip
     if done.returncode:
         raise ValueError(done.stderr)
     return done.stdout

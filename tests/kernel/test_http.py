@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidelight.cli.demo import free_port
-from tests.observed import Namespaces, Observed, eventually, observed, read_json, run
+from tests.observed import PATIENCE, Namespaces, Observed, eventually, observed, read_json, run
 
 
 def get(path: str, method: str = "GET", headers: str = "", body: str = "") -> str:
@@ -123,7 +123,7 @@ def play(
     listening = ["ss", "-Htln", f"sport = :{port}"]
     eventually(lambda: run(*(["ip", "netns", "exec", server_ns] if server_ns else []), *listening), what="server up")
     client = watch.python("client", "client.py", host, port, file, netns=client_ns)
-    assert client.wait(timeout=120) == 0
+    assert client.wait(timeout=120 * PATIENCE) == 0
     watch.processes.stop(server)
     counted = read_json(report)["requests"]
     return {(key.split()[0], int(key.split()[1])): n for key, n in sorted(counted.items())}
@@ -140,9 +140,11 @@ def test_corpus(shared: Observed, tmp_path: Path, case: str) -> None:
     shared.assert_books()
 
 
-def test_corpus_at_once_ipv6(watch: Observed, veth: Namespaces, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_corpus_at_once(watch: Observed, veth: Namespaces, tmp_path: Path, family: str) -> None:
     script = [c for case, connections in CORPUS.items() if case not in UNLIKE_THE_SERVER for c in connections]
-    theirs = play(watch, tmp_path, script, veth.right_ip6, veth.left, veth.right)
+    host = veth.right_ip6 if family == "ipv6" else veth.right_ip
+    theirs = play(watch, tmp_path, script, host, veth.left, veth.right)
     totals = watch.settle()
     assert totals.requests("server") == theirs
     assert totals.requests("client") == theirs

@@ -12,6 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.kernels import record
 from tests.kernels.boot import Run, run
 from tests.kernels.guests import GUESTS, QUICK, Guest
 from tests.kernels.images import boot, tree_archive
@@ -41,12 +42,16 @@ def main() -> int:
         def one(guest: Guest) -> tuple[Run, tuple[str, ...]]:
             wanted = tuple(options.part or (part for part in guest.parts if not options.quick or part in QUICK))
             console = CACHE / f"console-{guest.name}.log"
-            return run(guest, files[guest.name], tree, wanted, console, verbose=options.verbose), wanted
+            return run(
+                guest, files[guest.name], tree, wanted, console, write=options.write, verbose=options.verbose
+            ), wanted
 
         with ThreadPoolExecutor(options.at_once) as pool:
             runs = list(pool.map(one, chosen))
     failed = 0
     for found, wanted in runs:
+        if options.write and "programs" in found.said and found.guest.machine == "amd64":
+            record.write(record.version(found.said["kernel"]["release"]), found.said["programs"])
         for part in wanted:
             status, seconds = found.parts.get(part, (-1, 0.0))
             said = "passed" if status == 0 else "did not end" if status == -1 else f"failed with status {status}"

@@ -44,13 +44,15 @@ class Run:
             self.said[name] = json.loads(rest)
 
 
-def run(guest: Guest, files: Boot, tree: Path, parts: tuple[str, ...], console: Path, *, verbose: bool) -> Run:
-    """Runs the parts in the guest. Its console is kept in a file; `verbose`: and shown."""
+def run(
+    guest: Guest, files: Boot, tree: Path, parts: tuple[str, ...], console: Path, *, write: bool, verbose: bool
+) -> Run:
+    """Runs the parts in the guest. Its console is kept in a file; `verbose`: and shown. `write`: the record is to be written anew, so differing is no failure."""
     machine = MACHINES[guest.machine]
     command = [
         *machine.qemu, "-accel", "tcg,thread=multi", "-smp", "2", "-m", "4096", "-display", "none", "-serial", "stdio", "-monitor", "none",
         "-no-reboot", "-nic", "none", "-kernel", str(files.kernel), "-initrd", str(files.initramfs),
-        "-append", f"console={machine.console} quiet panic=-1 mitigations=off sidelight.parts={','.join(parts)}",
+        "-append", f"console={machine.console} quiet panic=-1 mitigations=off sidelight.parts={','.join(parts)}{' sidelight.write' if write else ''}",
         "-drive", f"file={files.disk},if=virtio,format=raw,snapshot=on", "-drive", f"file={tree},if=virtio,format=raw,readonly=on",
     ]  # fmt: skip
     found = Run(guest, console)

@@ -57,7 +57,7 @@ class Guest:
 
 
 QUICK = ("load", "counts")
-FULL = (*QUICK, "corpus", "life", "kills", "shop", "privileges")
+FULL = (*QUICK, "corpus", "life", "shop", "privileges")
 
 GUESTS = {
     guest.name: guest

@@ -237,6 +237,7 @@ echo 0 > /proc/sys/kernel/printk
 mkdir -p /usr/lib/sidelight; cp /sidelight/programs.msgpack /usr/lib/sidelight/ 2>/dev/null
 cd /sidelight; export PYTHONPATH=/sidelight/src:/sidelight
 parts=$(sed -n 's/.*sidelight.parts=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
+grep -q sidelight.write /proc/cmdline && export SIDELIGHT_WRITE=1
 python3 -m tests.kernels.inside ${parts//,/ }
 sync; echo o > /proc/sysrq-trigger; sleep 60
 """

@@ -26,11 +26,13 @@ def _pytest(*arguments: str) -> list[str]:
 
 COMMANDS: dict[str, list[list[str]]] = {
     "load": [[sys.executable, "-m", "tests.kernels.loaded"]],
-    "counts": [_pytest("tests/kernels/test_counts.py")],
+    "counts": [_pytest("tests/end_to_end/test_servers.py", "-k", "saturation")],
     "corpus": [_pytest("tests/kernel/test_http.py", "-k", "at_once or dropped")],
     "life": [_pytest("tests/kernel/test_tcp.py", "tests/kernel/test_loader.py", "tests/kernel/test_handover.py")],
-    "kills": [_pytest("tests/end_to_end/test_servers.py", "-k", "nginx and kill")],
-    "shop": [[sys.executable, "-m", "sidelight.cli.main", "demo"]],
+    "shop": [
+        [sys.executable, "-m", "sidelight.cli.main", "demo"],
+        _pytest("tests/end_to_end/test_kubernetes.py", "-k", "shop"),
+    ],
     "privileges": [_pytest("tests/image/test_image.py", "-k", "each_privilege", "-s")],
     "observers": [[sys.executable, "-m", "tests.kernels.observers"]],
 }

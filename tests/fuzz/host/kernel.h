@@ -23,8 +23,9 @@ typedef __u64 u64;
 typedef __s32 s32;
 typedef __s64 s64;
 
-#include "connection.h"
 #include "counters.h"
+#include "l7/state.h"
+#include "socket/connection.h"
 #include "types.h"
 
 /* The packet at hand. */
@@ -38,8 +39,9 @@ static struct settings settings_value;
 static struct latency_bounds bounds_value;
 static struct token_buckets buckets_value;
 static struct connection *connection_value;
-static struct http_connection *http_value;
-static struct http_text *text_value;
+static struct l7_connection *l7_value;
+static struct exchange_text *text_value;
+static struct route *route_value;
 static struct reorder *reorder_values[2];
 static struct handshakes handshake_value;
 
@@ -51,10 +53,26 @@ static struct latency_entry {
 static u32 latency_count;
 static struct latency_value zero_latency_value;
 
+/* Operations that count apart: a few, so that the budget is met. */
+#define OPERATIONS 8
+static struct {
+	u32 id;
+	struct operation_value value;
+} operation_entries[OPERATIONS];
+static u32 operation_count;
+
+/* The transitions of the templates, where a test has any. */
+#define ROUTE_STEPS 8192
+static struct {
+	struct route_step key;
+	u32 to;
+} route_step_entries[ROUTE_STEPS];
+static u32 route_step_count;
+
 static void bounds_make(void)
 {
 	for (int i = 0; i < 128; i++)
-		bounds_value.ns[i] = i < LATENCY_BUCKETS ? 1000ULL << (i / 4) : ~0ULL;
+		bounds_value.ns[i] = i < LATENCY_BUCKETS ? 1000ULL << (i / 4) : ~0ULL >> 1;
 }
 
 static void kernel_reset(void)
@@ -65,12 +83,15 @@ static void kernel_reset(void)
 	latency_count = 0;
 	/* of their own size, so that the address sanitizer sees what leaves them */
 	free(connection_value);
-	free(http_value);
+	free(l7_value);
+	free(route_value);
 	free(text_value);
 	free(reorder_values[0]);
 	free(reorder_values[1]);
 	connection_value = NULL;
-	http_value = NULL;
+	l7_value = NULL;
+	route_value = NULL;
+	operation_count = 0;
 	text_value = NULL;
 	reorder_values[0] = reorder_values[1] = NULL;
 }
@@ -118,6 +139,39 @@ static struct {
 	u8 *(*lookup)(u64 *);
 } adopted_roles = {adopted_roles_lookup};
 
+static struct operation_value *operations_lookup(u32 *id)
+{
+	for (u32 i = 0; i < operation_count; i++)
+		if (operation_entries[i].id == *id)
+			return &operation_entries[i].value;
+	return NULL;
+}
+
+static void operations_insert(u32 *id, struct operation_value *value)
+{
+	if (operation_count < OPERATIONS) {
+		operation_entries[operation_count].id = *id;
+		operation_entries[operation_count++].value = *value;
+	}
+}
+
+static struct {
+	struct operation_value *(*lookup)(u32 *);
+	void (*insert)(u32 *, struct operation_value *);
+} operations = {operations_lookup, operations_insert};
+
+static u32 *route_steps_lookup(struct route_step *key)
+{
+	for (u32 i = 0; i < route_step_count; i++)
+		if (!memcmp(&route_step_entries[i].key, key, sizeof(*key)))
+			return &route_step_entries[i].to;
+	return NULL;
+}
+
+static struct {
+	u32 *(*lookup)(struct route_step *);
+} route_steps = {route_steps_lookup};
+
 /* Maps in maps: the pointer says which one it is. */
 static void *edges_lookup(u32 *zero)
 {
@@ -140,7 +194,7 @@ static void *bpf_map_lookup_elem(void *map, const void *key)
 
 	if (map == &edge_total)
 		return &edge_total;
-	wanted = (u64)latency->status << 16 | latency->protocol << 8 | latency->method;
+	wanted = (u64)latency->status << 16 | (u64)latency->operation << 32 | latency->protocol << 8 | latency->method;
 	for (u32 i = 0; i < latency_count; i++)
 		if (latency_entries[i].key == wanted)
 			return &latency_entries[i].value;
@@ -168,8 +222,9 @@ static void bpf_map_update_elem(void *map, const void *key, const void *value, u
 	} name = {name##_get}
 
 STORAGE(connections, struct connection, connection_value);
-STORAGE(http_connections, struct http_connection, http_value);
-STORAGE(http_texts, struct http_text, text_value);
+STORAGE(l7_connections, struct l7_connection, l7_value);
+STORAGE(exchange_texts, struct exchange_text, text_value);
+STORAGE(routes, struct route, route_value);
 STORAGE(reorder_rx, struct reorder, reorder_values[0]);
 STORAGE(reorder_tx, struct reorder, reorder_values[1]);
 

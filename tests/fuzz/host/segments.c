@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The programs' own path of a TCP segment (bpf/tcp.h and below) on the host, under libFuzzer with the address and
+ * The programs' own path of a TCP segment (bpf/socket/tcp.h and below) on the host, under libFuzzer with the address and
  * undefined-behaviour sanitizers. An input is a conversation: what the client and the server say, and how it is cut up.
  *
- *   byte 0     bit 0: seen by the server; bit 1: segments come early or twice
+ *   byte 0     bit 0: seen by the server; bit 1: segments come early or twice; bit 2: paths are routes
  *   bytes 1-2  seed of the cutting
  *   byte 3     share of the rest that the client says, of 256
  *
@@ -12,7 +12,7 @@
  */
 #include "kernel.h"
 
-#include "tcp.h"
+#include "socket/tcp.h"
 
 #include <stdint.h>
 #include <stdio.h>
@@ -44,7 +44,7 @@ static void check(bool holds, const char *what)
 	}
 }
 
-static void stream_check(const struct http_stream *s)
+static void stream_check(const struct stream *s)
 {
 	check(s->have <= HEAD_WINDOW, "the window holds more than its size");
 	check(s->stashed <= REORDER_SLOTS, "more segments kept than there are places");
@@ -55,21 +55,27 @@ static void stream_check(const struct http_stream *s)
 static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 {
 	struct packet p = {.length = length, .seq = 1000 + offset, .flags = TCP_ACK | (push ? TCP_PSH : 0), .version = 4};
-	enum next next;
+	enum step next;
 
 	packet_bytes = bytes + offset;
 	packet_length = length;
 	next = tcp_packet(&skb, &sk, &p, dir);
-	for (int step = 0; next == NEXT_PARSE && step <= TAIL_CALLS; step++) {
-		if (step == TAIL_CALLS)
+	check(next != NEXT_WAIT, "nobody has the stream");
+	for (int step = 0; (next == STEP_MORE || next == STEP_ROUTE) && step <= TAIL_CALLS; step++) {
+		if (step == TAIL_CALLS) {
 			tcp_packet_cut(&sk, dir);
-		else if (!tcp_packet_next(&skb, &sk, dir))
-			break;
+		} else if (next == STEP_ROUTE) {
+			tcp_route(&skb, &sk, dir);
+			next = STEP_MORE;
+		} else {
+			next = tcp_http1(&skb, &skb, &sk, dir);
+		}
 	}
-	if (http_value) {
-		stream_check(&http_value->streams[RX]);
-		stream_check(&http_value->streams[TX]);
-		check(http_value->head - http_value->tail <= HTTP_PIPELINE, "more requests wait than there are places");
+	if (l7_value) {
+		stream_check(&l7_value->streams[RX]);
+		stream_check(&l7_value->streams[TX]);
+		check(l7_value->streams[RX].busy == 0, "the stream was not given back");
+		check(l7_value->head - l7_value->tail <= EXCHANGES, "more exchanges wait than there are places");
 	}
 }
 
@@ -102,14 +108,15 @@ static void say(const u8 *bytes, u32 length, int dir, u32 most, bool disorder)
 	}
 }
 
-static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, bool server, u32 most, bool disorder)
+static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, bool server, u32 most, bool disorder,
+			   bool routed)
 {
 	int request = server ? RX : TX, response = server ? TX : RX;
 	struct summary found = {};
 	u64 carried = 0;
 
 	kernel_reset();
-	settings_value = (struct settings){.sample_period = 1, .ordinary_rate = 1000000, .priority_rate = 1000000, .connection_rate = 1000000, .payload_rate = 1000000, .events = 1, .head_text = 1, .l7 = 1};
+	settings_value = (struct settings){.sample_period = 1, .ordinary_rate = 1000000, .priority_rate = 1000000, .connection_rate = 1000000, .payload_rate = 1000000, .events = 1, .head_text = 1, .l7 = 1, .routes = routed};
 	connection_value = calloc(1, sizeof(*connection_value));
 	connection_value->flags = CONN_OPENED;
 	connection_value->key.role = server ? ROLE_SERVER : ROLE_CLIENT;
@@ -121,10 +128,10 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	}
 	say(data, client_bytes, request, most, disorder);
 	say(data + client_bytes, server_bytes, response, most, disorder);
-	connection_flush_into(&edge_total, connection_value, http_value, RX, 0, 0);
-	connection_flush_into(&edge_total, connection_value, http_value, TX, 0, 0);
-	for (u32 i = 0; http_value && tcp_close_next(&skb, &sk); i++)
-		check(i < 2 * HTTP_PIPELINE, "the end does not end");
+	connection_flush_into(&edge_total, connection_value, l7_value, RX, 0, 0);
+	connection_flush_into(&edge_total, connection_value, l7_value, TX, 0, 0);
+	for (u32 i = 0; l7_value && tcp_close_next(&skb, &sk); i++)
+		check(i < 2 * EXCHANGES, "the end does not end");
 
 	for (u32 i = 0; i < latency_count; i++) {
 		const struct latency_value *value = &latency_entries[i].value;
@@ -132,7 +139,7 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 
 		for (int bucket = 0; bucket < LATENCY_BUCKETS; bucket++)
 			n += value->buckets[bucket];
-		if (latency_entries[i].key >> 16)
+		if (latency_entries[i].key >> 16 & 0xffff)
 			found.answered += n;
 		else
 			found.unanswered += n;
@@ -140,11 +147,15 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	}
 	found.requests = counter_values[COUNTER_seen_requests];
 	found.bytes = edge_total.rx_bytes + edge_total.tx_bytes + carried;
-	found.sure = !counter_values[COUNTER_lost_http_sync] && !counter_values[COUNTER_lost_http_tail_call] &&
+	found.sure = !counter_values[COUNTER_lost_http_sync] && !counter_values[COUNTER_lost_stream_tail_call] &&
 		     !counter_values[COUNTER_http_resync] && !counter_values[COUNTER_http_bad_framing] &&
 		     !counter_values[COUNTER_lost_reorder_storage];
 	check(found.answered == counter_values[COUNTER_seen_responses], "answered, but not counted as such");
 	check(found.unanswered == counter_values[COUNTER_seen_unanswered], "unanswered, but not counted as such");
+	check(counter_values[COUNTER_seen_operations] ==
+		  counter_values[COUNTER_operation_named] + counter_values[COUNTER_operation_folded] +
+		      counter_values[COUNTER_operation_too_long] + counter_values[COUNTER_operation_none],
+	      "operations looked for are neither named nor counted");
 	check(found.bytes == (u64)client_bytes + server_bytes, "bytes were lost or booked twice");
 	check(counter_values[COUNTER_seen_events] ==
 		  counter_values[COUNTER_sent_events] + counter_values[COUNTER_lost_event_suppressed],
@@ -156,7 +167,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct summary large, small;
 	u32 client, server;
-	bool at_server, disorder;
+	bool at_server, disorder, routed;
 
 	if (size < 5 || size > 60000)
 		return 0;
@@ -164,14 +175,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		bounds_make();
 	at_server = data[0] & 1;
 	disorder = data[0] & 2;
+	routed = data[0] & 4;
 	client = (u64)(size - 4) * data[3] / 255;
 	server = size - 4 - client;
 	seed = data[1] << 8 | data[2];
-	large = play(data + 4, client, server, at_server, LARGE, false);
+	large = play(data + 4, client, server, at_server, LARGE, false, routed);
 	seed = data[1] << 8 | data[2];
-	small = play(data + 4, client, server, at_server, 1 + data[1] % 200, disorder);
+	small = play(data + 4, client, server, at_server, 1 + data[1] % 200, disorder, routed);
 	/* what does not begin like HTTP is opaque, unless its first segment came late: then the answers decide */
-	if (large.sure && small.sure && client && http_first_byte(data[4])) {
+	if (large.sure && small.sure && client && http1_begins(data[4])) {
 		check(large.requests == small.requests, "the number of requests depends on how they were cut");
 		check(large.answered == small.answered, "the number of answers depends on how they were cut");
 		check(large.unanswered == small.unanswered, "what is unanswered depends on how it was cut");
