@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from sidelight.agent import layout
+from sidelight.agent.protocols import PROTOCOLS
 from sidelight.identity.names import clean_host
 
 OPEN = layout.CONSTANTS["EVENT_OPEN"]
@@ -92,7 +93,7 @@ def decode(records: list[bytes]) -> EventBatch:
     size = layout.EVENT.itemsize
     for record in records:
         kind = record[_TYPE_AT] if len(record) >= size else 0
-        if _SIZES.get(kind) != len(record):
+        if _SIZES.get(kind) != len(record) or (kind == REQUEST and record[_TYPE_AT + 1] not in PROTOCOLS):
             malformed += 1
             continue
         if kind == OPERATION:

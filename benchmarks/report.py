@@ -1,4 +1,4 @@
-"""Runs the benchmarks and writes docs/benchmarks.md with its plots: `python -m benchmarks.report [--smoke] [--json] [NAME...]`.
+"""Runs the benchmarks and writes docs/benchmarks.md with its plots.
 
 Each benchmark's last two runs are kept in docs/benchmarks.json, so that one can be run again by itself and the report can say
 how far a second run was from the first.
@@ -6,6 +6,7 @@ how far a second run was from the first.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -51,8 +52,19 @@ KEPT = REPORT.with_suffix(".json")
 
 
 def main() -> int:
-    smoke, as_json = "--smoke" in sys.argv, "--json" in sys.argv
-    names = [name for name in sys.argv[1:] if not name.startswith("-")] or list(BENCHMARKS)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all of them when none is given"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny runs: that they run, not what they say; nothing is written"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON too")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in BENCHMARKS]:
+        parser.error(f"no benchmark is called {', '.join(unknown)}")
+    smoke, as_json = options.smoke, options.json
+    names = options.names or list(BENCHMARKS)
     results = {}
     for number, name in enumerate(names, 1):
         _, full, small, length = BENCHMARKS[name]

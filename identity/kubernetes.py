@@ -149,6 +149,10 @@ class HttpTransport:
         self._reread = reread
         self._token_read = time.monotonic()
         self._pool = self._make_pool()
+        if not access.verify:
+            # said once, by us: urllib3 would say it with every request
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            log.warning("insecure-skip-tls-verify: the API server's certificate is not verified")
 
     def _make_pool(self) -> urllib3.PoolManager:
         access = self._access
