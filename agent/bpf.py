@@ -26,7 +26,7 @@ CGROUP2_MAGIC = 0x63677270
 MAP_HASH, MAP_ARRAY, MAP_PROG_ARRAY, MAP_PERCPU_ARRAY = 1, 2, 3, 6
 MAP_LRU_HASH, MAP_ARRAY_OF_MAPS, MAP_SK_STORAGE, MAP_RINGBUF = 9, 12, 24, 27
 # enum bpf_prog_type
-PROG_CGROUP_SKB, PROG_CGROUP_SOCK, PROG_SOCK_OPS = 8, 9, 13
+PROG_SOCKET_FILTER, PROG_CGROUP_SKB, PROG_CGROUP_SOCK, PROG_SOCK_OPS = 1, 8, 9, 13
 # enum bpf_attach_type
 ATTACH_INGRESS, ATTACH_EGRESS, ATTACH_SOCK_OPS, ATTACH_SOCK_RELEASE = 0, 1, 3, 34
 BPF_ANY, BPF_NOEXIST = 0, 1
@@ -154,6 +154,21 @@ def load_program(kind: int, attach_type: int, name: str, instructions: bytes) ->
     walked, depths = re.search(rb"processed (\d+) insns", log.value), re.search(rb"stack depth ([0-9+]+)", log.value)
     stack = sum(int(depth) for depth in depths[1].split(b"+")) if depths else 0
     return Verified(fd, int(walked[1]) if walked else 0, stack)
+
+
+def counts_memlock() -> bool:
+    """Does this kernel count maps and programs against RLIMIT_MEMLOCK? Before 5.11, which brought bpf_ktime_get_coarse_ns too.
+
+    As libbpf probes it: by a program that calls that helper, which such a kernel refuses. Raises BpfError when it cannot ask.
+    """
+    call, leave = struct.pack("<BBhi", 0x85, 0, 0, 160), struct.pack("<BBhi", 0x95, 0, 0, 0)
+    try:
+        os.close(load_program(PROG_SOCKET_FILTER, 0, "coarse_clock", call + leave).fd)
+    except BpfError as error:
+        if error.errno == errno.EINVAL:
+            return True
+        raise
+    return False
 
 
 def verifier_log(kind: int, attach_type: int, name: str, instructions: bytes, lines: int = 20) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -160,6 +161,8 @@ CAPABILITIES = {
 }
 """What the loader needs, by number (capabilities(7)), and for what. CAP_SYS_ADMIN stands for the first and the last."""
 CAP_SYS_ADMIN = 21
+MEMLOCK_BYTES = 128 << 20
+"""What maps and programs take at most at the default sizes, where it is counted."""
 
 
 def check_capabilities() -> None:
@@ -206,6 +209,21 @@ def check_cgroup(path: Path) -> Path:
     if bpf.filesystem_magic(path) != bpf.CGROUP2_MAGIC:
         raise ConfigError(f"--cgroup {path}: not a cgroup2 directory (cgroup2 is mounted at {cgroup2_root()})")
     return path
+
+
+def raise_memlock() -> None:
+    """Kernels before 5.11 count maps against RLIMIT_MEMLOCK: asks for no limit. Raises UnsupportedFeature."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY or not bpf.counts_memlock():
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (ValueError, OSError):
+        if soft < MEMLOCK_BYTES:
+            raise UnsupportedFeature(
+                f"this kernel counts maps as locked memory, of which {soft >> 10} KB are allowed: "
+                "give CAP_SYS_RESOURCE, or a higher limit (ulimit -l, LimitMEMLOCK=); docs/privileges.md"
+            ) from None
 
 
 def _map_entries(spec: MapSpec, sizes: Sizes) -> int:
@@ -336,6 +354,7 @@ def load(request: LoadRequest) -> LoadReport:
     directory = pins.maps(request.sizes)
     older = [path for path in pins.root.glob("maps-*") if path != directory]
     _check_same_cgroup(pins, cgroup)
+    raise_memlock()
     fds, kept = _open_or_create_maps(artifact, directory, request.sizes)
     verified = _load_programs(artifact, fds)
     programs = {name: program.fd for name, program in verified.items()}

@@ -18,7 +18,7 @@ from sidelight import __version__
 from sidelight.agent import bpf
 from sidelight.agent.compiler import CACHE, PREBUILT, prebuilt
 from sidelight.agent.errors import BpfError, SidelightError, UnsupportedFeature
-from sidelight.agent.loader import DEFAULT_BPFFS, LoadRequest, cgroup2_root, run_loader, unload
+from sidelight.agent.loader import DEFAULT_BPFFS, LoadRequest, cgroup2_root, raise_memlock, run_loader, unload
 
 CAPABILITIES = {12: "NET_ADMIN", 21: "SYS_ADMIN", 38: "PERFMON", 39: "BPF"}
 
@@ -69,7 +69,7 @@ def doctor_command(output: str, bundle: Path | None, instance: str) -> None:
 def examine() -> list[Finding]:
     """All findings; changes nothing, but for a cgroup that is there for the length of the trial."""
     findings = [Finding("kernel", "good", f"{platform.release()} {platform.machine()}")]
-    findings += [_privileges(), _cgroup2(), _net_cls(), _bpffs(), _libbpf(), _programs(), _stats(), _proc()]
+    findings += [_privileges(), _cgroup2(), _net_cls(), _bpffs(), _libbpf(), _memory(), _programs(), _stats(), _proc()]
     if all(finding.state != "bad" for finding in findings):
         findings.append(_trial())
     return findings
@@ -127,6 +127,20 @@ def _libbpf() -> Finding:
     except OSError:
         return Finding("libbpf", "bad", "libbpf.so.1 is missing", "apt-get install libbpf1")
     return Finding("libbpf", "good", "libbpf.so.1")
+
+
+def _memory() -> Finding:
+    """Kernels before 5.11 count maps as locked memory."""
+    try:
+        raise_memlock()
+        counted = bpf.counts_memlock()
+    except UnsupportedFeature as error:
+        return Finding("locked memory", "bad", *str(error).split(": ", 1))
+    except SidelightError as error:
+        return Finding("locked memory", "limited", f"cannot be asked for: {error}")
+    if counted:
+        return Finding("locked memory", "good", "this kernel counts maps as such; the limit may be raised")
+    return Finding("locked memory", "good", "maps do not count as such on this kernel")
 
 
 def _programs() -> Finding:

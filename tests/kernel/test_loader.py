@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidelight.agent import compiler, loader
+from sidelight.agent import bpf, compiler, loader
 from sidelight.agent.errors import SidelightError, VerifierError
 from sidelight.agent.loader import LoadRequest, Pins, Sizes, run_loader
 from tests.observed import Observed
@@ -68,6 +68,27 @@ def test_a_refused_program_tells_why(watch: Observed) -> None:
     with pytest.raises(VerifierError, match="ingress") as caught:
         loader._load_programs(artifact, {})
     assert any("R0 !read_ok" in line for line in caught.value.log)
+
+
+def test_little_locked_memory(watch: Observed) -> None:
+    """Kernels before 5.11 count maps as such: it is one line that says what to give; to others it is nothing."""
+    code = (
+        "import sys, msgspec; from sidelight.agent.errors import SidelightError; from sidelight.agent.loader import LoadRequest, run_loader\n"
+        "try: print(run_loader(LoadRequest(sys.argv[1], sys.argv[2])).status)\n"
+        "except SidelightError as error: print(error)"
+    )
+    other = watch.cgroup / "other"
+    other.mkdir()
+    instance = f"{watch.instance}-locked"
+    command = ["prlimit", "--memlock=65536:65536", "setpriv", "--inh-caps=-sys_resource", "--bounding-set=-sys_resource", sys.executable, "-c", code, str(other), instance]  # fmt: skip
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    finally:
+        loader.unload(instance)
+    if bpf.counts_memlock():
+        assert "64 KB are allowed: give CAP_SYS_RESOURCE" in said and "\n" not in said
+    else:
+        assert said == "fresh"
 
 
 def test_without_rights_it_is_one_line() -> None:

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidelight.agent import decode, layout, wire
+from sidelight.agent.protocols import HTTP1
 
 
 @given(st.lists(st.binary(max_size=1500), max_size=5))
 @settings(max_examples=300, deadline=None)
 def test_any_records_decode_or_are_counted(records: list[bytes]) -> None:
     batch = decode.decode(records)
-    assert len(batch.events) + batch.malformed == len(records)
+    assert len(batch.events) + batch.announced + batch.malformed == len(records)
 
 
 @given(st.binary(min_size=layout.REQUEST_EVENT.itemsize, max_size=layout.REQUEST_EVENT.itemsize))
@@ -24,11 +25,20 @@ def test_any_records_decode_or_are_counted(records: list[bytes]) -> None:
 def test_request_text_is_printable(raw: bytes) -> None:
     record = bytearray(raw)
     record[layout.EVENT.fields["type"][1]] = decode.REQUEST  # type: ignore[index]
+    record[layout.EVENT.fields["reason"][1]] = HTTP1.number  # type: ignore[index]
     batch = decode.decode([bytes(record)])
     text = batch.texts[0]
     for value in (text.method, text.path, text.version, text.host, text.traceparent):
         assert value.isascii() and value.isprintable() and " " not in value
     assert "?" not in text.path
+
+
+def test_an_operation_is_a_text_and_no_flow() -> None:
+    record = np.zeros(1, layout.OPERATION_EVENT)
+    record["event"]["type"], record["event"]["operation"], record["event"]["text_length"] = decode.OPERATION, 77, 5
+    record["text"][0, :5] = list(b"/a\x1b/*")
+    batch = decode.decode([record.tobytes()])
+    assert batch.operations == {77: "/a%1B/*"} and batch.announced == 1 and not len(batch.events)
 
 
 def test_request_line() -> None:

@@ -30,7 +30,7 @@ VARIANTS = {
         "serviceAccount": {"create": False, "name": "other"},
     },
     "tls from a secret": {"hubble": {"tls": {"source": "secret"}}},
-    "old kernels": {"security": {"sysAdminForOldKernels": True}},
+    "old kernels": {"security": {"sysResourceForOldKernels": True}},
 }
 CUSTOM = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "Certificate"}
 """Of other projects: their schemas are not the API's."""
