@@ -11,7 +11,10 @@ APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 
-.PHONY: help install install-test wheel image lock demo test check bench bench-smoke docs proto format clean
+# other kernels and architectures, emulated
+APT_GUESTS := qemu-system-x86 qemu-system-arm seabios ipxe-qemu cpio kmod e2fsprogs zstd xz-utils mmdebstrap debian-archive-keyring
+
+.PHONY: test-kernels help install install-test wheel image lock demo test check bench bench-smoke docs proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +51,10 @@ demo: install ## see it work: real servers and clients, named flows, both sides'
 
 test: install-test ## every test, the kernel's included
 	@.venv/bin/python -m pytest tests
+
+test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what CI runs; WRITE=1: docs/kernels.md, bpf/verified.json
+	@$(call apt,$(APT_GUESTS))
+	@$(PYTHON) -m tests.kernels $(if $(QUICK),--quick) $(if $(WRITE),--write) --at-once 2
 
 check: install-test ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
 	.venv/bin/ruff check .

@@ -122,8 +122,7 @@ class Observer(observer_pb2_grpc.ObserverServicer):
         except (MaskError, ValueError) as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise AssertionError from None
-        metadata = tuple((item.key, item.value) for item in context.invocation_metadata())
-        return _Selection(wanted, mask, since, until, DETAIL in metadata)
+        return _Selection(wanted, mask, since, until, DETAIL in map(tuple, context.invocation_metadata()))
 
     def _chosen(self, first: int, batch: FlowBatch, selection: _Selection) -> Iterator[flow_pb2.Flow]:
         if not len(batch) or batch.times_ns[-1] < selection.since_ns or batch.times_ns[0] > selection.until_ns:

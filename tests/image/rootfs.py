@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernels.packages import sources_lists
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -66,10 +68,3 @@ def build(root: Path) -> Image:
     (root / "usr/lib/sidelight").mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "dist" / "programs.msgpack", root / "usr/lib/sidelight/programs.msgpack")
     return Image(root, debian, tree_bytes(root / "opt/sidelight"))
-
-
-def sources_lists() -> list[Path]:
-    """Where this machine's apt gets Debian's packages from."""
-    directory = Path("/etc/apt/sources.list.d")
-    found = [Path("/etc/apt/sources.list"), *directory.glob("debian.sources"), *directory.glob("debian.list")]
-    return [path for path in found if path.exists() and path.stat().st_size]

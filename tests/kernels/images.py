@@ -15,7 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.kernels.guests import MACHINES, MODULES, Guest, Machine
+from tests.image import rootfs
+from tests.kernels.guests import GUESTS, MACHINES, MODULES, Guest, Machine
 from tests.kernels.packages import CACHE, Apt, sources, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,7 @@ DEBIAN = (
     "libcap2-bin", "ca-certificates", "openssl", "bind9-dnsutils",
 )  # fmt: skip
 DEBIAN_AMD64 = ("python3-bpfcc", "bpfcc-tools", "python3-seccomp", "libc6-dev", "linux-libc-dev")
+"""Other observers, and what the test of the image's privileges needs."""
 PYTHON = (
     "pytest",
     "pytest-timeout",
@@ -64,11 +66,13 @@ class Boot:
     """What uname -r says in it."""
 
 
-def disk(machine: Machine) -> Path:
+def disk(machine: Machine, apt: Apt) -> Path:
     """The disk of an architecture, made when the list of what is in it has changed."""
     wanted = [*DEBIAN, *(DEBIAN_AMD64 if machine.name == "amd64" else ())]
     lock = (ROOT / "daemonset" / "requirements.lock").read_bytes()
-    described = "\n".join([machine.name, *wanted, *PYTHON, sources(), INIT, Path(__file__).read_text()]).encode() + lock
+    described = (
+        "\n".join([machine.name, *wanted, *PYTHON, sources(), INIT, *map(repr, GUESTS.values())]).encode() + lock
+    )
     made = CACHE / f"{machine.name}-{hashlib.sha256(described).hexdigest()[:12]}.ext4"
     if made.exists():
         return made
@@ -87,6 +91,10 @@ def disk(machine: Machine) -> Path:
         )  # fmt: skip
         _furnish(root)
         _python_packages(root, machine)
+        if machine.name == "amd64":
+            _headers(root, apt)
+            subprocess.run(["make", "-s", "wheel"], cwd=ROOT, check=True, capture_output=True)
+            rootfs.build(root / "image")
         (root / "sbin" / "guest").write_text(INIT)
         (root / "sbin" / "guest").chmod(0o755)
         size = int(
@@ -114,6 +122,20 @@ def _furnish(root: Path) -> None:
             link.symlink_to(target)
     for name in ("var/lib/nginx/body", "var/log/nginx", "run", "tmp", "proc", "sys", "dev", "sidelight"):
         (root / name).mkdir(parents=True, exist_ok=True)
+
+
+def _headers(root: Path, apt: Apt) -> None:
+    """Of the kernels whose guests compare observers: those compile against them."""
+    for guest in GUESTS.values():
+        if "observers" in guest.parts:
+            release = apt.newest(guest.package).removeprefix("linux-image-")
+            common = f"linux-headers-{release.removesuffix('-cloud-amd64')}-common"
+            for package, machine in (
+                (f"linux-headers-{release}", "amd64"),
+                (common, "all"),
+                ("linux-kbuild-6.1", "amd64"),
+            ):
+                unpack(apt.fetch(package, machine), root)
 
 
 def _python_packages(root: Path, machine: Machine) -> None:
@@ -145,7 +167,7 @@ def boot(guest: Guest, apt: Apt) -> Boot:
         unpack(apt.fetch("busybox-static", guest.machine), at / "busybox")
         _initramfs(at, release)
     return Boot(
-        at / "package" / "boot" / f"vmlinuz-{release}", at / "initramfs", disk(MACHINES[guest.machine]), release
+        at / "package" / "boot" / f"vmlinuz-{release}", at / "initramfs", disk(MACHINES[guest.machine], apt), release
     )
 
 
@@ -234,7 +256,11 @@ mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf; mount -t tracefs tracefs /sys/kernel/tracing; mount -t debugfs debugfs /sys/kernel/debug
 hostname guest; ip link set lo up; ulimit -n 65536
 echo 0 > /proc/sys/kernel/printk
-mkdir -p /usr/lib/sidelight; cp /sidelight/programs.msgpack /usr/lib/sidelight/ 2>/dev/null
+mkdir -p /usr/lib/sidelight; cp /sidelight/programs.msgpack /usr/lib/sidelight/
+if [ -d /image ]; then
+  export SIDELIGHT_IMAGE=/image; cp /sidelight/programs.msgpack /image/usr/lib/sidelight/
+  for package in agent bpf cli exporter identity analysis; do [ -d /sidelight/$package ] && cp -r /sidelight/$package /image/opt/sidelight/lib/python3.11/site-packages/sidelight/; done
+fi
 cd /sidelight; export PYTHONPATH=/sidelight/src:/sidelight
 parts=$(sed -n 's/.*sidelight.parts=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
 grep -q sidelight.write /proc/cmdline && export SIDELIGHT_WRITE=1

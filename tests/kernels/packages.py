@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 CACHE = Path("/var/cache/sidelight/guests")
@@ -61,9 +62,7 @@ class Apt:
     def _update(self) -> None:
         """Once an hour is enough: packages of a released suite seldom change."""
         stamp = self.at / "updated"
-        age = stamp.stat().st_mtime if stamp.exists() else 0.0
-        newest = max(Path("/proc/self").stat().st_mtime, 0.0)
-        if newest - age > HOUR:
+        if not stamp.exists() or time.time() - stamp.stat().st_mtime > HOUR:
             self._run("apt-get", "update", "-q")
             stamp.touch()
 
@@ -78,7 +77,13 @@ class Apt:
         """The .deb of a package, from the cache when it is there."""
         kept = list((self.at / "debs").glob(f"{package}_*_{machine}.deb"))
         if not kept:
-            self._run("apt-get", "download", "-q", f"{package}:{machine}", cwd=self.at / "debs")
+            self._run(
+                "apt-get",
+                "download",
+                "-q",
+                package if machine == "all" else f"{package}:{machine}",
+                cwd=self.at / "debs",
+            )
             kept = list((self.at / "debs").glob(f"{package}_*_{machine}.deb"))
         return max(kept, key=lambda path: path.stat().st_mtime)
 

@@ -55,7 +55,7 @@ def test_never_more_than_it_needs(variant: str) -> None:
     spec = daemonset(VARIANTS[variant])["spec"]["template"]["spec"]
     context = spec["containers"][0]["securityContext"]
     assert not context["privileged"] and not context["allowPrivilegeEscalation"] and context["readOnlyRootFilesystem"]
-    wanted = {"SYS_ADMIN", "NET_ADMIN"} if variant == "old kernels" else {"BPF", "NET_ADMIN", "PERFMON"}
+    wanted = {"BPF", "NET_ADMIN", "PERFMON"} | ({"SYS_RESOURCE"} if variant == "old kernels" else set())
     assert set(context["capabilities"]["add"]) == wanted and context["capabilities"]["drop"] == ["ALL"]
     assert not any(spec.get(key) for key in ("hostPID", "hostIPC")) and bool(spec.get("hostNetwork")) == (
         variant == "everything"
