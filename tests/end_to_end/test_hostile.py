@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.observed import eventually
 from tests.running import running
 
@@ -31,10 +33,13 @@ request = function()
 end
 """.replace("n %% 2", "n % 2")  # fmt: skip
 WANTED = 1_000_000
+OPERATIONS = 32
 
 
-def test_a_million_paths_and_hosts(tmp_path: Path) -> None:
-    with running("--otlp", "--fold-http-routes") as agent:
+@pytest.mark.parametrize("routes", ["none", "folded"])
+def test_a_million_paths_and_hosts(tmp_path: Path, routes: str) -> None:
+    folding = ("--fold-http-routes", "--max-operations", str(OPERATIONS)) if routes == "folded" else ()
+    with running("--otlp", *folding) as agent:
         from sidelight.cli.demo import free_port, wait_for_port
 
         port = free_port()
@@ -60,8 +65,13 @@ def test_a_million_paths_and_hosts(tmp_path: Path) -> None:
         assert seen >= WANTED, seen
         body = agent.get("/metrics")
         assert body.count(b"\n") <= series + 60, "a few statuses and losses more, no path and no host"
-        for hostile in (b"evil", b"example.com", b"script", b"\x1b", b"%1b"):
+        for hostile in (b"evil", b"example.com", b"\x1b", *((b"script", b"%1b") if routes == "none" else ())):
             assert hostile not in body
+        if routes == "folded":
+            assert agent.total("sidelight_operations") == OPERATIONS
+            apart = {labels["http_route"] for labels, _ in agent.samples("http_server_request_duration_seconds_count") if "http_route" in labels}  # fmt: skip
+            assert 0 < len(apart) <= OPERATIONS and all(route.startswith("/*/%1b[2J/") for route in apart)
+            assert agent.total("sidelight_undecided_total", reason="operation_folded") > WANTED / 2
         # the ring of flows fills up meanwhile: it is the only thing that may grow, and it has its limit
         grown = agent.total("sidelight_memory_bytes") - rss - agent.total("sidelight_ring_bytes")
         assert grown < 24e6, grown

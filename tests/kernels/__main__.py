@@ -12,7 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.kernels import record
+from tests.kernels import document, record
 from tests.kernels.boot import Run, run
 from tests.kernels.guests import GUESTS, QUICK, Guest
 from tests.kernels.images import boot, tree_archive
@@ -48,10 +48,13 @@ def main() -> int:
 
         with ThreadPoolExecutor(options.at_once) as pool:
             runs = list(pool.map(one, chosen))
+    if options.write:
+        for found, _ in runs:
+            if "programs" in found.said and found.guest.machine == "amd64":
+                record.write(record.version(found.said["kernel"]["release"]), found.said["programs"])
+        document.keep([found for found, _ in runs])
     failed = 0
     for found, wanted in runs:
-        if options.write and "programs" in found.said and found.guest.machine == "amd64":
-            record.write(record.version(found.said["kernel"]["release"]), found.said["programs"])
         for part in wanted:
             status, seconds = found.parts.get(part, (-1, 0.0))
             said = "passed" if status == 0 else "did not end" if status == -1 else f"failed with status {status}"
