@@ -1,7 +1,8 @@
 """Prometheus text and OpenMetrics from families.
 
-prometheus_client renders a sample in about 8 us; ten thousand edges are half a million lines. So the lines are made here (figures:
-docs/decisions/0004-own-exposition.md), and the tests read them back with prometheus_client's parser and promtool.
+prometheus_client renders a sample in about 8 us; ten thousand edges are half a million lines. So the lines of edges are made here
+(docs/decisions/0004-own-exposition.md), and the tests read them back with prometheus_client's parser and promtool. The agent's own
+families, which do not grow, and what a scraper asks for are the library's.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
 
 from sidelight.agent import layout
 from sidelight.exporter.catalog import CLASSIC_BUCKETS
 from sidelight.exporter.families import Family, Labels
 
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
+OWN = "self"
+"""The group of the agent's own families (exporter/catalog.py)."""
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _BOUNDS = np.array(CLASSIC_BUCKETS)
 _LE_SECONDS = [repr(layout.BUCKET_BOUNDS_S[i]) for i in CLASSIC_BUCKETS] + ["+Inf"]
@@ -45,15 +50,45 @@ def number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
+def negotiated(accept: str) -> tuple[bool, str]:
+    """(whether OpenMetrics is asked for, the answer's Content-Type) for an Accept header."""
+    _, kind = choose_encoder(accept)
+    return kind.startswith("application/openmetrics-text"), kind
+
+
 def render(families: list[Family], openmetrics: bool = False, exemplars: Exemplars | None = None) -> bytes:
     """The whole exposition."""
     lines: list[str] = []
     for family in families:
-        lines.extend(_family(family, openmetrics, exemplars or {}))
-    if openmetrics:
-        lines.append("# EOF")
+        if family.metric.group != OWN:
+            lines.extend(_family(family, openmetrics, exemplars or {}))
     lines.append("")
-    return "\n".join(lines).encode()
+    own = CollectorRegistry()
+    own.register(_Own([family for family in families if family.metric.group == OWN], openmetrics))
+    encode = generate_openmetrics if openmetrics else generate_latest
+    return "\n".join(lines).encode() + encode(own)  # OpenMetrics' end is in it
+
+
+class _Own(Collector):
+    """The agent's own families for the library's registry."""
+
+    def __init__(self, families: list[Family], openmetrics: bool) -> None:
+        self._families, self._openmetrics = families, openmetrics
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            metric = family.metric
+            names = [name for name, _ in family.labels[0]] if family.labels else []
+            counter = CounterMetricFamily(metric.name, metric.help, labels=names)
+            gauge = GaugeMetricFamily(metric.name, metric.help, labels=names)
+            for labels, value, created in zip(family.labels, family.values, family.created, strict=True):
+                texts = [text for _, text in labels]
+                if metric.type == "counter":
+                    # the text format has no place for the time of creation: the library would make a family of it
+                    counter.add_metric(texts, value, created=created if self._openmetrics and created else None)
+                else:
+                    gauge.add_metric(texts, value)
+            yield counter if metric.type == "counter" else gauge
 
 
 def _family(family: Family, openmetrics: bool, exemplars: Exemplars) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """OTLP over gRPC: metrics with exact exponential histograms, and spans of sampled requests.
 
 Batches are encoded straight into opentelemetry-proto messages: the SDK's instruments cannot take a ready-made histogram, and its
-span processor costs an object a span. The OTEL_* variables mean what they mean to the SDK; the service stubs are the official ones.
+span processor costs an object a span. The SDK's exporters send them (exporter/otlp_sender.py).
 
 Span and trace ids. A request with a traceparent belongs to its trace. Without one, the trace id is made of what both
 ends see and NAT leaves alone: the sequence numbers of the request's and the response's first bytes, method and path. The
@@ -14,22 +14,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import grpc
 import numpy as np
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as ResourceMessage
 from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
 from sidelight import __version__
 from sidelight.agent import decode, layout
@@ -40,6 +39,7 @@ from sidelight.agent.flows import Flow, role_is_client
 from sidelight.agent.protocols import PROTOCOLS
 from sidelight.exporter.exposition import Exemplar, Exemplars
 from sidelight.exporter.families import Collector, Family, FamilyOptions, edge_labels, http_labels
+from sidelight.exporter.otlp_sender import MetricSender, SpanSender, sender
 from sidelight.identity.model import Identity, Kind
 from sidelight.identity.names import address_text
 
@@ -47,15 +47,17 @@ log = logging.getLogger("sidelight.otlp")
 
 MAX_BATCH = 2000
 MAX_EXEMPLARS = 4096
-ATTEMPTS = 5
-FIRST_DELAY_S, LAST_DELAY_S = 0.5, 10.0
-_RETRIED = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.CANCELLED,
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
 )
+"""What trying again does not change."""
 SCOPE = InstrumentationScope(name="sidelight", version=__version__)
 _KIND_ATTRIBUTE = {
     "Deployment": "k8s.deployment.name",
@@ -65,61 +67,6 @@ _KIND_ATTRIBUTE = {
     "CronJob": "k8s.cronjob.name",
     "ReplicaSet": "k8s.replicaset.name",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a signal goes, by the standard variables."""
-
-    target: str
-    secure: bool
-    headers: tuple[tuple[str, str], ...]
-    compression: Any
-    timeout_s: float
-    certificate: str
-
-
-def endpoint(signal: str, environment: dict[str, str] | None = None) -> Endpoint | None:
-    """`signal`: TRACES or METRICS; None when OTEL_<signal>_EXPORTER is none. Raises ConfigError."""
-    env = os.environ if environment is None else environment
-
-    def read(name: str, default: str = "") -> str:
-        return env.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or env.get(f"OTEL_EXPORTER_OTLP_{name}") or default
-
-    if env.get(f"OTEL_{signal}_EXPORTER") == "none":
-        return None
-    text = read("ENDPOINT", "http://localhost:4317")
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        scheme, rest = ("http" if read("INSECURE") == "true" else "https"), text
-    if scheme not in ("http", "https") or not rest:
-        raise ConfigError(f"OTEL_EXPORTER_OTLP_ENDPOINT {text!r} is not a URL of http or https")
-    try:
-        headers = tuple(
-            (key.strip().lower(), value.strip())
-            for key, _, value in (item.partition("=") for item in read("HEADERS").split(",") if item.strip())
-        )
-        timeout = float(read("TIMEOUT", "10"))
-    except ValueError as error:
-        raise ConfigError(f"OTEL_EXPORTER_OTLP_*: {error}") from None
-    compression = grpc.Compression.Gzip if read("COMPRESSION") == "gzip" else grpc.Compression.NoCompression
-    return Endpoint(rest.rstrip("/"), scheme == "https", headers, compression, timeout, read("CERTIFICATE"))
-
-
-def _channel(where: Endpoint) -> grpc.Channel:
-    if not where.secure:
-        return grpc.insecure_channel(where.target, compression=where.compression)
-    roots = None
-    if where.certificate:
-        try:
-            with open(where.certificate, "rb") as file:
-                roots = file.read()
-        except OSError as error:
-            raise ConfigError(f"cannot read OTEL_EXPORTER_OTLP_CERTIFICATE: {error}") from None
-    return grpc.secure_channel(where.target, grpc.ssl_channel_credentials(roots), compression=where.compression)
-
-
-# -- spans ---------------------------------------------------------------------------------------------------------------
 
 
 def span_ids(flow: Flow) -> tuple[bytes, bytes, bytes, bytes]:
@@ -245,7 +192,7 @@ def spans_request(flows: list[Flow]) -> tuple[trace_service_pb2.ExportTraceServi
     request = trace_service_pb2.ExportTraceServiceRequest(
         resource_spans=[
             trace_pb2.ResourceSpans(
-                resource=Resource(attributes=resource_attributes(identity)),
+                resource=ResourceMessage(attributes=resource_attributes(identity)),
                 scope_spans=[trace_pb2.ScopeSpans(scope=SCOPE, spans=spans)],
             )
             for identity, spans in groups.values()
@@ -346,7 +293,7 @@ def metrics_request(
     return metrics_service_pb2.ExportMetricsServiceRequest(
         resource_metrics=[
             metrics_pb2.ResourceMetrics(
-                resource=Resource(attributes=resource),
+                resource=ResourceMessage(attributes=resource),
                 scope_metrics=[metrics_pb2.ScopeMetrics(scope=SCOPE, metrics=found)],
             )
         ]
@@ -376,29 +323,27 @@ class OtlpExporter:
         self._exemplars: dict[tuple[str, Any], list[Exemplar]] = {}
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._channels: list[grpc.Channel] = []
         for outcome in ("sent", "lost_queue", "lost_refused", "lost_unreachable", "rejected"):
             agent.exports[f"spans_{outcome}"] = 0
-        traces, metrics = endpoint("TRACES"), endpoint("METRICS")
+        traces, metrics = sender("TRACES"), sender("METRICS")
         delta_wanted()  # said now, not in a thread
+        self._senders = [found for found in (traces, metrics) if found]
         if traces:
             self._launch("otlp-spans", self._run_spans, traces)
         if metrics:
             self._launch("otlp-metrics", self._run_metrics, metrics)
 
-    def _launch(self, name: str, target: Callable[[Endpoint, grpc.Channel], None], where: Endpoint) -> None:
-        channel = _channel(where)
-        self._channels.append(channel)
-        thread = threading.Thread(target=target, args=(where, channel), name=name, daemon=True)
+    def _launch(self, name: str, target: Callable[[Any], None], to: SpanSender | MetricSender) -> None:
+        thread = threading.Thread(target=target, args=(to,), name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
 
     def stop(self) -> None:
         self._stop.set()
+        for to in self._senders:
+            to.shutdown()
         for thread in self._threads:
             thread.join(timeout=3)
-        for channel in self._channels:
-            channel.close()
 
     def exemplars(self) -> Exemplars:
         with self._lock:
@@ -407,8 +352,7 @@ class OtlpExporter:
     def _count(self, outcome: str, number: int) -> None:
         self._agent.exports[f"spans_{outcome}"] += number
 
-    def _run_spans(self, where: Endpoint, channel: grpc.Channel) -> None:
-        stub = trace_service_pb2_grpc.TraceServiceStub(channel)
+    def _run_spans(self, to: SpanSender) -> None:
         ring = self._agent.flows
         position = ring.seen
         while not self._stop.is_set():
@@ -424,31 +368,17 @@ class OtlpExporter:
             for start in range(0, len(flows), MAX_BATCH):
                 part = flows[start : start + MAX_BATCH]
                 request, number = spans_request(part)
-                self._send(stub.Export, request, where, number)
+                self._send(to, request, number)
                 self._remember(part)
 
-    def _send(self, call: Any, request: Any, where: Endpoint, number: int) -> None:
-        """Sends with retries; what stays unsent is counted."""
-        delay = FIRST_DELAY_S
-        for attempt in range(ATTEMPTS):
-            try:
-                answer = call(request, timeout=where.timeout_s, metadata=where.headers)
-            except grpc.RpcError as error:
-                code = error.code()
-                if code not in _RETRIED:
-                    self._count("lost_refused", number)
-                    log.warning("OTLP backend refuses spans: %s", code.name)
-                    return
-                if attempt == ATTEMPTS - 1 or self._stop.wait(delay * (0.5 + random.random())):
-                    break
-                delay = min(delay * 2, LAST_DELAY_S)
-                continue
-            rejected = int(answer.partial_success.rejected_spans)
+    def _send(self, to: SpanSender, request: Any, number: int) -> None:
+        """Sends with retries; what stays unsent is counted, by whether it was refused or nobody was there."""
+        if to.send(request):
+            rejected = int(to.answer.partial_success.rejected_spans)
             self._count("rejected", rejected)
             self._count("sent", number - rejected)
-            return
-        self._count("lost_unreachable", number)
-        log.warning("OTLP backend cannot be reached, spans are lost")
+        else:
+            self._count("lost_refused" if to.refusal in _REFUSALS else "lost_unreachable", number)
 
     def _remember(self, flows: list[Flow]) -> None:
         """Exemplars for the latency histograms: the last few requests of each series that had a trace."""
@@ -474,26 +404,19 @@ class OtlpExporter:
                 chosen.append(Exemplar(span_ids(flow)[0].hex(), int(event["duration_ns"]) / 1e9, flow.time_ns / 1e9))
                 del chosen[:-8]
 
-    def _run_metrics(self, where: Endpoint, channel: grpc.Channel) -> None:
-        stub = metrics_service_pb2_grpc.MetricsServiceStub(channel)
+    def _run_metrics(self, to: MetricSender) -> None:
         interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
-        resource = [_text("service.name", "sidelight"), _text("host.name", self._agent.settings.node)]
+        names = {"service.name": "sidelight", "host.name": self._agent.settings.node}
         if self._agent.settings.cluster:
-            resource.append(_text("k8s.cluster.name", self._agent.settings.cluster))
-        told = False
+            names["k8s.cluster.name"] = self._agent.settings.cluster
+        # OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME win, as with the SDK
+        merged = Resource.create(names).merge(OTELResourceDetector().detect())
+        resource = [_text(key, str(value)) for key, value in merged.attributes.items()]
         baseline = Baseline() if delta_wanted() else None
         while not self._stop.wait(interval):
             families = Collector(self._agent.snapshot(), self._options).collect()
             request = metrics_request(families, time.time_ns(), resource, baseline)
-            try:
-                stub.Export(request, timeout=where.timeout_s, metadata=where.headers)
-                told = False
-                if baseline:
-                    baseline.taken()
-            except grpc.RpcError as error:
-                # nothing is lost: the next export carries what this one did not
-                if baseline:
-                    baseline.refused()
-                if not told:
-                    log.warning("OTLP backend does not take metrics: %s", error.code().name)
-                told = True
+            accepted = to.send(request)
+            # nothing is lost: the next export carries what this one did not
+            if baseline:
+                baseline.taken() if accepted else baseline.refused()

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from sidelight.agent.core import Agent
 from sidelight.agent.errors import ConfigError
-from sidelight.exporter.exposition import OPENMETRICS_TYPE, TEXT_TYPE, Exemplars, render
+from sidelight.exporter.exposition import Exemplars, negotiated, render
 from sidelight.exporter.families import Collector, FamilyOptions
 from sidelight.exporter.map import map_page, service_map
 
@@ -117,10 +117,10 @@ def _handler(agent: Agent, renderer: Renderer, with_map: bool) -> type[BaseHTTPR
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
             if path == "/metrics":
-                openmetrics = "application/openmetrics-text" in self.headers.get("Accept", "")
+                openmetrics, kind = negotiated(self.headers.get("Accept", ""))
                 compressed = "gzip" in self.headers.get("Accept-Encoding", "")
                 body = renderer.exposition(openmetrics, compressed)
-                self._answer(HTTPStatus.OK, body, OPENMETRICS_TYPE if openmetrics else TEXT_TYPE, compressed)
+                self._answer(HTTPStatus.OK, body, kind, compressed)
             elif path == "/healthz":
                 self._text(HTTPStatus.OK, "ok\n")
             elif path == "/readyz":

@@ -37,17 +37,21 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "sidelight.cli.main", "compile", "-o", str(programs)], check=True)
         tree_archive(tree, ((programs, "programs.msgpack"),))
 
-        files = {guest.name: boot(guest, apt) for guest in chosen}  # one after the other: they share disks
+        plans = [
+            (guest, tuple(options.part or (part for part in guest.parts if not options.quick or part in QUICK)))
+            for guest in chosen
+        ]
+        files = {guest.name: boot(guest, apt, parts) for guest, parts in plans}  # one after the other: they share disks
 
-        def one(guest: Guest) -> tuple[Run, tuple[str, ...]]:
-            wanted = tuple(options.part or (part for part in guest.parts if not options.quick or part in QUICK))
+        def one(plan: tuple[Guest, tuple[str, ...]]) -> tuple[Run, tuple[str, ...]]:
+            guest, wanted = plan
             console = CACHE / f"console-{guest.name}.log"
             return run(
                 guest, files[guest.name], tree, wanted, console, write=options.write, verbose=options.verbose
             ), wanted
 
         with ThreadPoolExecutor(options.at_once) as pool:
-            runs = list(pool.map(one, chosen))
+            runs = list(pool.map(one, plans))
     if options.write:
         for found, _ in runs:
             if "programs" in found.said and found.guest.machine == "amd64":

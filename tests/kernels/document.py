@@ -13,6 +13,8 @@ from tests.kernels.guests import GUESTS
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "kernels.md"
 KEPT = DOCUMENT.with_suffix(".json")
+COMPARISON = DOCUMENT.with_name("comparison.md")
+BEGIN, END = "<!-- written by tests/kernels -->", "<!-- to here -->"
 PARTS = {
     "load": "all programs load, within the verifier's budget",
     "counts": "nginx's own count at saturation, kept connections and new ones, 1 MB files, over kill -9",
@@ -56,6 +58,18 @@ def keep(runs: list[Run]) -> None:
             entry["observers"] = found.said["observers"]
     KEPT.write_text(json.dumps(kept, indent=1) + "\n")
     DOCUMENT.write_text(text(kept))
+    for entry in kept.values():
+        if "observers" in entry:
+            before, _, rest = COMPARISON.read_text().partition(BEGIN)
+            COMPARISON.write_text(
+                before
+                + BEGIN
+                + "\n"
+                + "\n".join(comparison(entry["release"], entry["observers"]))
+                + "\n"
+                + END
+                + rest.partition(END)[2]
+            )
 
 
 def text(kept: dict[str, Any]) -> str:
@@ -126,9 +140,6 @@ def text(kept: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {versions} | {state} |" for name, versions, state in EXPECTED),
     ]
-    for name in names:
-        if observers := kept[name].get("observers"):
-            lines += ["", *comparison(kept[name]["release"], observers)]
     return "\n".join(lines) + "\n"
 
 

@@ -57,6 +57,8 @@ class Guest:
 
 
 QUICK = ("load", "counts")
+WHOLE = frozenset({"privileges", "observers"})
+"""Parts that need more on their disk."""
 FULL = (*QUICK, "corpus", "life", "shop", "privileges")
 
 GUESTS = {

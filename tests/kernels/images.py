@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.image import rootfs
-from tests.kernels.guests import GUESTS, MACHINES, MODULES, Guest, Machine
+from tests.kernels.guests import GUESTS, MACHINES, MODULES, WHOLE, Guest, Machine
 from tests.kernels.packages import CACHE, Apt, sources, unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,8 +25,8 @@ DEBIAN = (
     "libc-bin", "login", "mawk", "mount", "nftables", "nginx-light", "passwd", "perl-base", "procps", "psmisc", "python3", "python3-distutils", "redis-server", "redis-tools", "sed", "tar", "util-linux", "wrk",
     "libcap2-bin", "ca-certificates", "openssl", "bind9-dnsutils",
 )  # fmt: skip
-DEBIAN_AMD64 = ("python3-bpfcc", "bpfcc-tools", "python3-seccomp", "libc6-dev", "linux-libc-dev")
-"""Other observers, and what the test of the image's privileges needs."""
+DEBIAN_WHOLE = ("python3-bpfcc", "bpfcc-tools", "python3-seccomp", "libc6-dev", "linux-libc-dev")
+"""Other observers, and what the test of the image's privileges needs: only where those parts run."""
 PYTHON = (
     "pytest",
     "pytest-timeout",
@@ -66,17 +66,17 @@ class Boot:
     """What uname -r says in it."""
 
 
-def disk(machine: Machine, apt: Apt) -> Path:
-    """The disk of an architecture, made when the list of what is in it has changed."""
-    wanted = [*DEBIAN, *(DEBIAN_AMD64 if machine.name == "amd64" else ())]
+def disk(machine: Machine, apt: Apt, *, whole: bool) -> Path:
+    """The disk of an architecture, made when the list of what is in it has changed. `whole`: with the image and other observers."""
+    wanted = [*DEBIAN, *(DEBIAN_WHOLE if whole else ())]
     lock = (ROOT / "daemonset" / "requirements.lock").read_bytes()
-    described = (
-        "\n".join([machine.name, *wanted, *PYTHON, sources(), INIT, *map(repr, GUESTS.values())]).encode() + lock
-    )
-    made = CACHE / f"{machine.name}-{hashlib.sha256(described).hexdigest()[:12]}.ext4"
+    kernels = [repr(guest) for guest in GUESTS.values()] if whole else []
+    described = "\n".join([machine.name, *wanted, *PYTHON, sources(), INIT, *kernels]).encode() + lock
+    name = f"{machine.name}-{'whole' if whole else 'small'}"
+    made = CACHE / f"{name}-{hashlib.sha256(described).hexdigest()[:12]}.ext4"
     if made.exists():
         return made
-    for older in CACHE.glob(f"{machine.name}-*.ext4"):
+    for older in CACHE.glob(f"{name}-*.ext4"):
         older.unlink()
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
@@ -91,7 +91,7 @@ def disk(machine: Machine, apt: Apt) -> Path:
         )  # fmt: skip
         _furnish(root)
         _python_packages(root, machine)
-        if machine.name == "amd64":
+        if whole:
             _headers(root, apt)
             subprocess.run(["make", "-s", "wheel"], cwd=ROOT, check=True, capture_output=True)
             rootfs.build(root / "image")
@@ -155,7 +155,7 @@ def _python_packages(root: Path, machine: Machine) -> None:
         )  # fmt: skip
 
 
-def boot(guest: Guest, apt: Apt) -> Boot:
+def boot(guest: Guest, apt: Apt, parts: tuple[str, ...]) -> Boot:
     """Everything to boot it from. The kernel and its modules are kept below CACHE."""
     package = apt.newest(guest.package)
     release = package.removeprefix("linux-image-")
@@ -167,7 +167,10 @@ def boot(guest: Guest, apt: Apt) -> Boot:
         unpack(apt.fetch("busybox-static", guest.machine), at / "busybox")
         _initramfs(at, release)
     return Boot(
-        at / "package" / "boot" / f"vmlinuz-{release}", at / "initramfs", disk(MACHINES[guest.machine], apt), release
+        at / "package" / "boot" / f"vmlinuz-{release}",
+        at / "initramfs",
+        disk(MACHINES[guest.machine], apt, whole=bool(WHOLE & set(parts))),
+        release,
     )
 
 

@@ -89,5 +89,11 @@ class Apt:
 
 
 def unpack(deb: Path, to: Path) -> None:
+    """Into a tree that may have /lib as a link to usr/lib, which dpkg-deb would replace."""
     to.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["dpkg-deb", "-x", str(deb), str(to)], check=True)
+    packed = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
+    subprocess.run(
+        ["tar", "--extract", "--keep-directory-symlink", "--directory", str(to)], stdin=packed.stdout, check=True
+    )
+    if packed.wait():
+        raise RuntimeError(f"cannot unpack {deb}")

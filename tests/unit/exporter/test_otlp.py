@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidelight.agent.errors import ConfigError
-from sidelight.exporter.otlp import Baseline, delta_wanted, endpoint
+from sidelight.exporter.otlp import Baseline, delta_wanted
+from sidelight.exporter.otlp_sender import sender
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=30))
@@ -34,24 +35,29 @@ def test_a_series_that_begins_anew_is_told_whole() -> None:
     assert (grown[0], since) == (3.0, 150)
 
 
-def test_the_standard_variables() -> None:
-    env = {
+def test_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "https://collector:4317/",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "tempo:4317",
         "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=a, y=b",
         "OTEL_EXPORTER_OTLP_INSECURE": "true",
         "OTEL_METRICS_EXPORTER": "none",
-    }
-    traces = endpoint("TRACES", env)
-    assert traces and (traces.target, traces.secure, traces.headers) == (
-        "tempo:4317",
-        False,
-        (("x-tenant", "a"), ("y", "b")),
-    )
-    assert endpoint("METRICS", env) is None
+    }.items():
+        monkeypatch.setenv(name, value)
+    traces = sender("TRACES")
+    assert traces and traces._insecure and traces._endpoint.endswith("tempo:4317")
+    assert dict(traces._headers) == {"x-tenant": "a", "y": "b"}
+    traces.shutdown()
+    assert sender("METRICS") is None
     assert delta_wanted({"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "Delta"}) and not delta_wanted({})
-    for bad in ({"OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://x"}, {"OTEL_EXPORTER_OTLP_TIMEOUT": "soon"}):
-        with pytest.raises(ConfigError):
-            endpoint("TRACES", bad)
     with pytest.raises(ConfigError, match="TEMPORALITY"):
         delta_wanted({"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "both"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://x"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon")]
+)
+def test_a_bad_variable_is_said(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError):
+        sender("TRACES")
