@@ -29,8 +29,10 @@ import socket, sys
 l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=512)
 while True:
     s, _ = l.accept()
-    if s.recv(64): s.sendall(b"x" * 100)
-    s.recv(1)
+    try:
+        if s.recv(64): s.sendall(b"x" * 100)
+        s.recv(1)
+    except ConnectionResetError: pass
     s.close()
 """
 CLIENT = """
