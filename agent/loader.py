@@ -66,11 +66,10 @@ HOOKS = {
 _STEPS = layout.parse_constants(layout.source("l7/protocol.h"))
 TAIL_CALLS = {
     **{protocol.program: protocol.number for protocol in PROTOCOLS.values()},
-    "route": _STEPS["STEP_ROUTE"],
     "close": _STEPS["NEXT_CLOSE"],
     "wait": _STEPS["NEXT_WAIT"],
 }
-"""Index in the program arrays: a protocol's number, else enum step of bpf/l7/protocol.h."""
+"""Index in the program arrays: a protocol's number, else enum next of bpf/l7/protocol.h."""
 AGAIN = _STEPS["NEXT_AGAIN"]
 
 

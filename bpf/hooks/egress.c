@@ -6,7 +6,7 @@ int egress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = {};
-	enum step next;
+	enum next next;
 
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
@@ -22,7 +22,7 @@ int egress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, TX);
-	if (next == STEP_MORE) {
+	if (next == NEXT_STEP) {
 		egress_next.call(skb, PROTOCOL_HTTP1);
 		tcp_packet_cut(sk, TX);
 	} else if (next != NEXT_NONE) {
@@ -34,30 +34,11 @@ int egress(struct __sk_buff *skb)
 int egress_http1(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	enum step step;
 
-	if (!sk)
-		return PASS;
-	step = tcp_http1(skb, skb, sk, TX);
-	if (step == STEP_DONE)
-		return PASS;
-	if (step == STEP_MORE)
+	if (sk && tcp_http1(skb, skb, sk, TX)) {
 		egress_next.call(skb, PROTOCOL_HTTP1);
-	else
-		egress_next.call(skb, STEP_ROUTE);
-	tcp_packet_cut(sk, TX);
-	return PASS;
-}
-
-int egress_route(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	if (!sk)
-		return PASS;
-	tcp_route(skb, sk, TX);
-	egress_next.call(skb, PROTOCOL_HTTP1);
-	tcp_packet_cut(sk, TX);
+		tcp_packet_cut(sk, TX);
+	}
 	return PASS;
 }
 

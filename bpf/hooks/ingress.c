@@ -40,7 +40,7 @@ int ingress(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = {};
-	enum step next;
+	enum next next;
 
 	if (!sk || !packet_read(skb, &p))
 		return PASS;
@@ -56,7 +56,7 @@ int ingress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, RX);
-	if (next == STEP_MORE) {
+	if (next == NEXT_STEP) {
 		ingress_next.call(skb, PROTOCOL_HTTP1);
 		tcp_packet_cut(sk, RX);
 	} else if (next != NEXT_NONE) {
@@ -68,30 +68,11 @@ int ingress(struct __sk_buff *skb)
 int ingress_http1(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
-	enum step step;
 
-	if (!sk)
-		return PASS;
-	step = tcp_http1(skb, skb, sk, RX);
-	if (step == STEP_DONE)
-		return PASS;
-	if (step == STEP_MORE)
+	if (sk && tcp_http1(skb, skb, sk, RX)) {
 		ingress_next.call(skb, PROTOCOL_HTTP1);
-	else
-		ingress_next.call(skb, STEP_ROUTE);
-	tcp_packet_cut(sk, RX);
-	return PASS;
-}
-
-int ingress_route(struct __sk_buff *skb)
-{
-	struct bpf_sock *sk = skb->sk;
-
-	if (!sk)
-		return PASS;
-	tcp_route(skb, sk, RX);
-	ingress_next.call(skb, PROTOCOL_HTTP1);
-	tcp_packet_cut(sk, RX);
+		tcp_packet_cut(sk, RX);
+	}
 	return PASS;
 }
 

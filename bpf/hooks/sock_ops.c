@@ -274,29 +274,10 @@ int sock_ops_close(struct bpf_sock_ops *ops)
 int sock_ops_http1(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
-	enum step step;
 
-	if (!sk)
-		return 1;
-	step = tcp_http1(ops, 0, sk, RX);
-	if (step == STEP_DONE)
-		return 1;
-	if (step == STEP_MORE)
+	if (sk && tcp_http1(ops, 0, sk, RX)) {
 		sock_ops_next.call(ops, PROTOCOL_HTTP1);
-	else
-		sock_ops_next.call(ops, STEP_ROUTE);
-	sock_ops_cut(sk);
-	return 1;
-}
-
-int sock_ops_route(struct bpf_sock_ops *ops)
-{
-	struct bpf_sock *sk = ops->sk;
-
-	if (!sk)
-		return 1;
-	tcp_route(ops, sk, RX);
-	sock_ops_next.call(ops, PROTOCOL_HTTP1);
-	sock_ops_cut(sk);
+		sock_ops_cut(sk);
+	}
 	return 1;
 }

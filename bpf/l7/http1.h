@@ -15,6 +15,7 @@
 #define SIDELIGHT_HTTP1_H
 
 #include "l7/http1_body.h"
+#include "l7/route.h"
 
 #define HTTP1_SCAN_STEPS 48 /* pairs of words and lines looked at in a step: 32 pass over a window without a newline */
 #define HTTP1_SKIP_WINDOWS 8
@@ -169,23 +170,16 @@ static __always_inline void http1_bad_start(struct connection *c, struct l7_conn
 	c->l7 = L7_OPAQUE;
 }
 
-/* A request's first line is at hand, its operation is still to be found (l7/route.h): once, then the parser goes on with the same window. */
-static __always_inline bool http1_wants_route(struct stream *s)
+/* A request's first line is at hand, and its operation is wanted. */
+static __always_inline bool http1_wants_route(const struct stream *s)
 {
 	struct settings *set;
 
-	if (s->flags & HTTP1_ROUTED) {
-		s->flags &= ~HTTP1_ROUTED;
-		return false;
-	}
 	if (!REQUEST(s) || s->state != HTTP1_START_LINE ||
 	    (s->flags & (HTTP1_PLACED | HTTP1_SKIP_LINE)) != HTTP1_PLACED)
 		return false;
 	set = current_settings();
-	if (!set || !set->routes)
-		return false;
-	s->flags |= HTTP1_ROUTED;
-	return true;
+	return set && set->routes;
 }
 
 /*
@@ -228,9 +222,9 @@ static __always_inline u32 http1_first_line(struct l7_connection *l, struct stre
 	return STOP_NONE;
 }
 
-/* One step over the bytes at hand (s->offset, s->left). */
-static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
-					    struct l7_connection *l, struct stream *s, struct reorder *kept)
+/* One step over the bytes at hand (s->offset, s->left). True when another step is wanted for them. */
+static __always_inline bool http1_step(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+				       struct l7_connection *l, struct stream *s, struct reorder *kept)
 {
 	u32 line = 0, position = 0, stop = STOP_NONE, end = 0;
 
@@ -240,28 +234,28 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		s->state = STREAM_START;
 	if (s->state == STREAM_DEAD || s->state == HTTP1_TUNNEL) {
 		s->left = 0;
-		return STEP_DONE;
+		return false;
 	}
 	if (http1_in_body(s))
 		http1_skip_body(s);
 	if (s->state == HTTP1_CHUNK_SIZE && s->slot == 0 && skb)
 		http1_skip_chunks(skb, s);
-	if (s->left == 0 && !(s->flags & HTTP1_ROUTED))
-		return STEP_DONE;
+	if (s->left == 0)
+		return false;
 	if (s->state == STREAM_START)
 		http1_begin_message(l, s, REQUEST(s));
 	if ((s->flags & HTTP1_SKIP_LINE) && s->left > HEAD_WINDOW && s->slot == 0 && skb)
 		http1_skip_line(skb, s);
-	if (!(s->flags & HTTP1_ROUTED) && !source_fill(skb, s, kept)) {
+	if (!source_fill(skb, s, kept)) {
 		http1_lose_sync(l, s, REQUEST(s));
-		return STEP_DONE;
+		return false;
 	}
 	s->length_at = s->host_at = s->trace_at = s->coding_end = 0;
 	if (s->state == HTTP1_START_LINE || s->state == HTTP1_CHUNK_SIZE) {
 		end = http1_first_newline(s);
 		if (end < HEAD_WINDOW) {
 			if (http1_wants_route(s))
-				return STEP_ROUTE;
+				route_find(ctx, sk, c, l, s);
 			stop = http1_first_line(l, s, end);
 			line = position = at(end) + 1;
 		} else {
@@ -302,7 +296,7 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 	}
 	if (stop == STOP_BAD_START) {
 		http1_bad_start(c, l, s, REQUEST(s));
-		return STEP_DONE;
+		return false;
 	}
 	http1_values(sk, l, s);
 	/* What comes next, of this head or behind it, will take the window. */
@@ -326,7 +320,7 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		} else if (stop == STOP_CHUNK) {
 			if (!http1_chunk_size(s, end)) {
 				http1_lose_sync(l, s, REQUEST(s));
-				return STEP_DONE;
+				return false;
 			}
 		} else if (REQUEST(s) && (s->flags & HTTP1_PLACED)) {
 			/* the empty line was no request */
@@ -335,7 +329,7 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		} else {
 			s->state = STREAM_START;
 		}
-		return s->left > 0 ? STEP_MORE : STEP_DONE;
+		return s->left > 0;
 	}
 	if (line > 0) {
 		/* Whole lines are done with; the unfinished one is read again, to the window's start. */
@@ -345,20 +339,20 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		s->left += rest;
 		s->have = 0;
 		if (rest == 0)
-			return s->left > 0 ? STEP_MORE : STEP_DONE;
+			return s->left > 0;
 		if (s->left > rest || s->slot != 0)
-			return STEP_MORE;
+			return true;
 		source_fill(skb, s, 0);
-		return STEP_DONE;
+		return false;
 	}
 	if (position < HAVE(s))
-		return STEP_MORE; /* out of scan steps with a newline-free window: cannot happen, but is bounded */
+		return true; /* out of scan steps with a newline-free window: cannot happen, but is bounded */
 	if (HAVE(s) >= HEAD_WINDOW) {
 		/* A line longer than the window: its start decides, its last bytes stay. */
 		if (s->state == HTTP1_START_LINE && !REQUEST(s)) {
 			if (!http1_start_line(l, s, false, 0)) {
 				http1_bad_start(c, l, s, false);
-				return STEP_DONE;
+				return false;
 			}
 			s->state = HTTP1_HEADERS; /* the rest is the reason phrase */
 		} else if (s->state == HTTP1_START_LINE && !(s->flags & HTTP1_SKIP_LINE)) {
@@ -368,7 +362,7 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		}
 		if (s->state == HTTP1_CHUNK_SIZE) {
 			http1_lose_sync(l, s, REQUEST(s)); /* no sane chunk extension is this long */
-			return STEP_DONE;
+			return false;
 		}
 		if (s->state == HTTP1_HEADERS && !(s->flags & HTTP1_SKIP_LINE) &&
 		    (load8(s->window) | CASE_BITS) == WORD_TRANSFER)
@@ -378,7 +372,7 @@ static __always_inline enum step http1_step(void *ctx, struct __sk_buff *skb, st
 		*(u64 *)(s->window + 8) = load8(s->window + HEAD_WINDOW - 8);
 		s->have = KEPT_TAIL;
 	}
-	return s->left > 0 ? STEP_MORE : STEP_DONE;
+	return s->left > 0;
 }
 
 #endif

@@ -34,7 +34,6 @@ enum http1_flags {
 	HTTP1_CODED = 16,  /* transfer-encoding whose last coding is not chunked */
 	HTTP1_PLACED = 32, /* this request has its place in the queue */
 	HTTP1_RESYNCING = 64,
-	HTTP1_ROUTED = 128, /* the route program was here: the window is as it was */
 };
 
 static __always_inline u8 http1_method(u64 w)

@@ -9,20 +9,16 @@
 
 #include "types.h"
 
-/* What a step asks for. The program arrays' indexes are these, or a protocol's number. */
-enum step {
-	STEP_MORE = 0, /* again: the protocol's own program */
-	STEP_DONE = 63,
-	STEP_ROUTE = 62, /* l7/route.h, then again */
+/* Which program goes on with a segment or with a connection's end; a protocol's own step has the protocol's number. */
+enum next {
+	NEXT_NONE = 0,
+	NEXT_STEP = 1,	 /* the protocol's */
 	NEXT_CLOSE = 61, /* one more exchange that stays without an answer */
-	NEXT_WAIT = 60,	 /* another CPU has the stream */
-	NEXT_AGAIN = 59, /* the segment from its beginning */
-	NEXT_NONE = 58,
+	NEXT_WAIT = 62,	 /* another CPU has the stream */
+	NEXT_AGAIN = 63, /* the segment from its beginning */
 };
-#define NEXT_PROGRAMS 64
 
 #include "l7/http1.h"
-#include "l7/route.h"
 
 /* Which protocol a connection's first byte, the client's, may begin; L7_OPAQUE for none that is followed. */
 static __always_inline u8 protocol_begins(u8 first)

@@ -18,7 +18,6 @@
 #define ROUTE_ROOT 1 /* the first state; 0 is none */
 #define STEP_ANY 0   /* the transition for any segment; hashes of segments are none of these */
 #define STEP_END 1   /* leads to the operation's id when the path ends here */
-#define STEP_REST 2  /* leads to the operation's id whatever follows */
 #define LONG_HEX 16  /* digits that are no word any more */
 #define UUID_BYTES 36
 

@@ -60,7 +60,7 @@ struct route {
 	u32 segments;
 };
 
-/* From a state of the templates' table, by a segment's hash or enum-like STEP_*; leads to a state, or to an operation. */
+/* From a state of the templates' table, by a segment's hash or by one of STEP_*, to a state or to an operation's id. */
 struct route_step {
 	u64 segment;
 	u32 state;

@@ -158,8 +158,8 @@ static __always_inline void l7_begin(struct connection *c, struct l7_connection 
 	c->l7 = protocol;
 }
 
-/* A segment of the stream `s`, which is taken. The step to go on with; `flush`: see there. */
-static __always_inline enum step tcp_stream(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+/* A segment of the stream `s`, which is taken. NEXT_STEP when there are bytes to look at; `flush`: whether to bring the books up to date. */
+static __always_inline enum next tcp_stream(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
 					    struct l7_connection *l, struct stream *s, const struct packet *p, int dir,
 					    bool full, bool *flush)
 {
@@ -169,18 +169,18 @@ static __always_inline enum step tcp_stream(struct __sk_buff *skb, struct bpf_so
 		stream_pass_body(c, s, p);
 		*flush = full; /* more of the body is to come */
 	} else if (stream_accept(skb, sk, c, l, s, p, dir, is_request(c, dir))) {
-		return STEP_MORE;
+		return NEXT_STEP;
 	}
 	if (dir == RX)
 		stream_release(s);
-	return STEP_DONE;
+	return NEXT_NONE;
 }
 
 /*
  * What every TCP packet of an observed socket goes through. Says which program is to go on: a chain of small ones
  * costs the verifier far less than one large one.
  */
-static __always_inline enum step tcp_packet(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p, int dir)
+static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p, int dir)
 {
 	struct l7_connection *l = 0;
 	struct stream *s = 0;
@@ -248,8 +248,8 @@ static __always_inline enum step tcp_packet(struct __sk_buff *skb, struct bpf_so
 		full = c->dir[dir].bytes - c->dir[dir].flushed >= FLUSH_BYTES || (dir == TX && c->retransmitted);
 		flush |= full;
 		if (l) {
-			if (tcp_stream(skb, sk, c, l, s, p, dir, full, &flush) == STEP_MORE)
-				return STEP_MORE;
+			if (tcp_stream(skb, sk, c, l, s, p, dir, full, &flush) == NEXT_STEP)
+				return NEXT_STEP;
 		} else if (c->l7 == L7_TLS && is_request(c, dir)) {
 			tls_hello(skb, c, p, dir);
 		} else if (c->key.port == DNS_PORT && c->key.role == ROLE_CLIENT && dir == RX) {
@@ -266,53 +266,38 @@ static __always_inline enum step tcp_packet(struct __sk_buff *skb, struct bpf_so
 	return NEXT_NONE;
 }
 
-/*
- * Parses on until the bytes at hand and the kept ones behind them are used up: STEP_DONE. Anything else is the program to go
- * on with.
- */
-static __always_inline enum step http1_advance(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk,
-					       struct connection *c, struct l7_connection *l, struct stream *s, int dir)
+/* Parses on until the bytes at hand and the kept ones behind them are used up. True: once more, for the rest. */
+static __always_inline bool http1_advance(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+					  struct l7_connection *l, struct stream *s, int dir)
 {
 	struct reorder *kept = 0;
-	enum step step;
 
 	if (s->slot || s->stashed)
 		kept = reorder_of(sk, dir, 0);
-	step = http1_step(ctx, skb, sk, c, l, s, kept);
-	if (step != STEP_DONE || !s->stashed)
-		return step;
+	if (http1_step(ctx, skb, sk, c, l, s, kept))
+		return true;
+	if (!s->stashed)
+		return false;
 	kept = reorder_of(sk, dir, 0); /* again, rather than alive through the loops above */
-	return kept && reorder_next(kept, s) ? STEP_MORE : STEP_DONE;
+	return kept && reorder_next(kept, s);
 }
 
-/* One more step of HTTP/1 for the packet. */
-static __always_inline enum step tcp_http1(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
+/* One more step of HTTP/1 for the packet; in a sock_ops run, which has none, for what was kept. True: and another one. */
+static __always_inline bool tcp_http1(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
 {
 	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
-	enum step step;
 
 	if (!c || !l)
-		return STEP_DONE;
-	step = http1_advance(ctx, skb, sk, c, l, &l->streams[dir], dir);
-	if (step == STEP_DONE) {
-		/* not a sock_ops run, whose connection has just begun: nobody else has seen it yet */
-		if (skb && dir == RX)
-			stream_release(&l->streams[dir]);
-		if (skb && l->streams[dir].flush)
-			connection_flush_packet(sk, c, l, dir);
-	}
-	return step;
-}
-
-/* The operation of the request line in the window. */
-static __always_inline void tcp_route(void *ctx, struct bpf_sock *sk, int dir)
-{
-	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
-	struct connection *c = connections.sk_storage_get(sk, 0, 0);
-
-	if (c && l)
-		route_find(ctx, sk, c, l, &l->streams[dir]);
+		return false;
+	if (http1_advance(ctx, skb, sk, c, l, &l->streams[dir], dir))
+		return true;
+	/* a sock_ops run's connection has just begun: nobody else has seen it yet */
+	if (skb && dir == RX)
+		stream_release(&l->streams[dir]);
+	if (skb && l->streams[dir].flush)
+		connection_flush_packet(sk, c, l, dir);
+	return false;
 }
 
 /* Books the next exchange that will have no answer; true when there are more. */

@@ -55,21 +55,17 @@ static void stream_check(const struct stream *s)
 static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 {
 	struct packet p = {.length = length, .seq = 1000 + offset, .flags = TCP_ACK | (push ? TCP_PSH : 0), .version = 4};
-	enum step next;
+	enum next next;
 
 	packet_bytes = bytes + offset;
 	packet_length = length;
 	next = tcp_packet(&skb, &sk, &p, dir);
 	check(next != NEXT_WAIT, "nobody has the stream");
-	for (int step = 0; (next == STEP_MORE || next == STEP_ROUTE) && step <= TAIL_CALLS; step++) {
-		if (step == TAIL_CALLS) {
+	for (int step = 0; next == NEXT_STEP && step <= TAIL_CALLS; step++) {
+		if (step == TAIL_CALLS)
 			tcp_packet_cut(&sk, dir);
-		} else if (next == STEP_ROUTE) {
-			tcp_route(&skb, &sk, dir);
-			next = STEP_MORE;
-		} else {
-			next = tcp_http1(&skb, &skb, &sk, dir);
-		}
+		else if (!tcp_http1(&skb, &skb, &sk, dir))
+			break;
 	}
 	if (l7_value) {
 		stream_check(&l7_value->streams[RX]);
