@@ -147,7 +147,7 @@ struct event {
 	u16 remote_port;
 	u16 status;
 	u8 type;
-	u8 reason; /* enum fail_reason or close_reason */
+	u8 reason; /* enum fail_reason or close_reason; of a request: enum protocol */
 	u8 method;
 	u8 flags;
 	u16 text_length;

@@ -28,7 +28,7 @@ static __always_inline u64 is_byte(u64 byte, u8 c)
 }
 
 /* What the characters of a segment have been so far. */
-struct segment {
+struct path_segment {
 	u64 at;	    /* where it begins in the text */
 	u64 length; /* its characters so far */
 	u64 digits, hex, dashes, ats;
@@ -36,7 +36,7 @@ struct segment {
 };
 
 /* 1 where the segment is one that says which, not what. */
-static __always_inline u64 segment_folds(const struct segment *g)
+static __always_inline u64 segment_folds(const struct path_segment *g)
 {
 	u64 some = below(0, g->length), number = some & below(g->length, g->digits + 1);
 	u64 hex = below(g->length, g->hex + 1) & below(LONG_HEX - 1, g->length) & below(0, g->digits);
@@ -48,7 +48,7 @@ static __always_inline u64 segment_folds(const struct segment *g)
 /* The path of window[path..end) into r: its text, folded, and the hash of each segment as it stands. False: too long. */
 static __always_inline bool route_fold(struct stream *s, struct route *r, u64 path)
 {
-	struct segment g = {.hash = HASH_SEED};
+	struct path_segment g = {.hash = HASH_SEED};
 	u64 out = 0, segments = 0;
 
 #pragma clang loop unroll(disable)
