@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 WINDOW_S = 20
 LOAD = """
 import http.client, socket, sys, time
-end = time.time() + float(sys.argv[1])
+end, n = time.time() + float(sys.argv[1]), 0
 with open(sys.argv[2], "w") as log:
     while time.time() < end:
         c = http.client.HTTPConnection("10.96.0.13", 80, timeout=10)
-        c.request("GET", "/"); c.getresponse().read(); c.close()
+        n = n + 1; c.request("GET", f"/orders/{n}"); c.getresponse().read(); c.close()
         log.write(f"{time.time()}\\n"); log.flush()
         s = socket.socket()
         try: s.connect((sys.argv[3], 6380))
@@ -79,7 +79,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     scratch = tmp_path_factory.mktemp("prometheus")
     groups = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
     agent = Running(
-        "--node-name", "node-1", "--cluster-name", "prod", *(a for group in groups for a in ("--metrics", group))
+        "--node-name",
+        "node-1",
+        "--cluster-name",
+        "prod",
+        "--fold-http-routes",
+        *(a for group in groups for a in ("--metrics", group)),
     )
     port = free_port()
     process = None
@@ -142,6 +147,7 @@ def test_every_query_of_the_dashboards(place: Place) -> None:
         ("In, by client", 0): (source, {("load", "generator"): r, web: 3 * r, ("shop", "payments"): 0.0}),
         ("Out, by server", 0): (who, {**served, ("", "api.bank.example"): r}),
         ("In, by status", 0): (("http_response_status_code",), {("200",): 4 * r - r / 20, ("500",): r / 20}),
+        ("In, by route", 0): (("http_route",), {("/orders/*",): r, ("/",): 3 * r}),
         ("Version against version: failed share", 0): (("destination_service_name", "destination_canonical_revision"), {("catalogue", "v1"): 0.0, ("catalogue", "v2"): 0.1}),
         ("Edges", 0): ((*source, *who), {(*web, "shop", "cart"): r, (*web, "shop", "catalogue-v2"): r / 2, ("load", "generator", *web): r}),
         ("Failed attempts", 0): ((*source, *who, "reason"), {("load", "generator", "shop", "redis", "refused"): r}),

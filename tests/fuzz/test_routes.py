@@ -14,17 +14,7 @@ from hypothesis import strategies as st
 from sidelight.agent.operations import identify
 from sidelight.agent.routes import END, FOLD, TEMPLATES, Templates, route
 from tests.fuzz.test_programs import HERE, PROGRAMS
-
-CHOSEN = (
-    "/users/me",
-    "/users/{id}",
-    "/users/{id}/orders/{order}",
-    "/static/*",
-    "/static/app.js",
-    "/a/{x}/c",
-    "/a/b/{y}",
-    "/",
-)
+from tests.unit.agent.test_routes import TEMPLATES as CHOSEN
 
 
 class Kernel:
@@ -70,7 +60,7 @@ _PATH = (
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_PATH, st.sampled_from(["", "?a=/b/1", "#x"]), st.sampled_from([FOLD, TEMPLATES, FOLD | TEMPLATES]))
 def test_kernel_and_python_agree(library: Path, path: str, behind: str, bits: int) -> None:
-    templates = Templates(CHOSEN if bits & TEMPLATES else ())
+    templates = Templates((*CHOSEN, "/") if bits & TEMPLATES else ())
     target = (path + behind).encode("latin-1")
     line = b"GET " + target + b" HTTP/1.1\r\n"
     expected = route(target, templates, folding=bool(bits & FOLD))
