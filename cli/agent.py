@@ -229,6 +229,8 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
         raise ConfigError("--max-edges: between 16 and 1048576")
     if not 1 <= values["max_operations"] <= 65536:
         raise ConfigError("--max-operations: between 1 and 65536")
+    if len(values["http_routes"]) > values["max_operations"]:
+        raise ConfigError("--max-operations: fewer than there are templates of --http-route")
     if not 0.05 <= values["interval"] <= 60:
         raise ConfigError("--interval: between 0.05 and 60 seconds")
     if not 0 <= values["tombstone"] <= 86400:
