@@ -213,8 +213,11 @@ def check_cgroup(path: Path) -> Path:
 def raise_memlock() -> None:
     """Kernels before 5.11 count maps against RLIMIT_MEMLOCK: asks for no limit. Raises UnsupportedFeature."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if soft == resource.RLIM_INFINITY or not bpf.counts_memlock():
-        return
+    try:
+        if soft == resource.RLIM_INFINITY or not bpf.counts_memlock():
+            return
+    except BpfError:
+        return  # bpf(2) is not to be had at all: making maps will say so
     try:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (ValueError, OSError):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The life of a TCP connection. Callbacks run with the socket locked. bpf_sk_cgroup_id() is not to be had here, so the
- * cgroup comes from the SYN's or SYN-ACK's packet run (map `handshakes`), else from the first packet.
+ * cgroup comes from the packet runs of the SYN, at either end (map `handshakes`), else from the first packet.
  */
 #include "socket/tcp.h"
 
@@ -79,7 +79,7 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct bpf_sock 
 
 	if (!c)
 		return; /* the attempt is older than the programs: adopted at its first payload */
-	c->key.peer_cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->local_port, ROLE_SERVER);
+	c->key.peer_cgroup_id = handshake_cgroup(ops->snd_nxt - 1, c->local_port, ROLE_SERVER);
 	connection_opened(ops, c, now);
 	latency_tcp(&c->key, PROTOCOL_TCP_CONNECT, now - c->started_ns);
 }
@@ -145,7 +145,7 @@ static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock
 	c->key.port = c->local_port;
 	c->key.role = ROLE_SERVER;
 	c->started_ns = now;
-	c->key.cgroup_id = handshake_cgroup(ops->snd_nxt - 1, c->remote_port, ROLE_SERVER);
+	c->key.cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_SERVER);
 	c->key.peer_cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_CLIENT);
 	bpf_sock_ops_cb_flags_set(ops, WANTED_CALLBACKS);
 	connection_opened(ops, c, now);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Who sent which SYN or SYN-ACK: tells a connection its cgroup early, and both ends' where both are on this node. */
+/*
+ * Who sent a SYN and whose listener got it, by its sequence number: tells a connection its cgroup early, and both ends' where
+ * both are on this node. The SYN-ACK would say the server's too, but 5.10 and 6.1 run no program for IPv6's.
+ */
 #ifndef SIDELIGHT_HANDSHAKES_H
 #define SIDELIGHT_HANDSHAKES_H
 

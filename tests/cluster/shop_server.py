@@ -11,17 +11,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 calls = json.loads(sys.argv[2])
 count = 0
+patience = float(os.environ.get("SIDELIGHT_PATIENCE", "1"))
 lock = threading.Lock()
 
 
 def call(target):
     kind, host, port = target.split(":")
     if kind == "redis":
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with socket.create_connection((host, int(port)), timeout=5 * patience) as connection:
             connection.sendall(b"*2\r\n$4\r\nINCR\r\n$1\r\nx\r\n")
             connection.recv(100)
         return
-    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    connection = http.client.HTTPConnection(host, int(port), timeout=5 * patience)
     connection.request("GET", "/")
     connection.getresponse().read()
     connection.close()

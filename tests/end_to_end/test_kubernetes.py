@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.cluster import CGROUP_SHAPES, SHOP_SERVER, Cluster, Pod, cluster, shop
-from tests.observed import eventually, run
+from tests.observed import PATIENCE, eventually, run
 from tests.running import Running, flows_of
 
 
 def ask(found: Cluster, source: Pod, target: str, times: int) -> None:
-    code = f"import http.client\nfor i in range({times}):\n  c = http.client.HTTPConnection({target!r}, timeout=10); c.request('GET', '/'); c.getresponse().read(); c.close()"  # fmt: skip
-    assert found.run(source, "python3", "-c", code).wait(60) == 0
+    code = f"import http.client\nfor i in range({times}):\n  c = http.client.HTTPConnection({target!r}, timeout={10 * PATIENCE}); c.request('GET', '/'); c.getresponse().read(); c.close()"  # fmt: skip
+    assert found.run(source, "python3", "-c", code).wait(60 * PATIENCE) == 0
 
 
 @pytest.fixture

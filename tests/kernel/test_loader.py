@@ -50,8 +50,8 @@ def test_another_cgroup_needs_another_instance(watch: Observed) -> None:
     [
         (LoadRequest("/tmp", "test-bad"), "not a cgroup2 directory"),
         (LoadRequest("/nowhere", "test-bad"), "no such directory"),
-        (LoadRequest("/sys/fs/cgroup/unified", "a/b"), "letters, digits"),
-        (LoadRequest("/sys/fs/cgroup/unified", "test-bad", bpffs="/tmp"), "mount -t bpf bpf /tmp"),
+        (LoadRequest(str(loader.cgroup2_root()), "a/b"), "letters, digits"),
+        (LoadRequest(str(loader.cgroup2_root()), "test-bad", bpffs="/tmp"), "mount -t bpf bpf /tmp"),
     ],
 )
 def test_bad_requests_are_one_clear_line(request_: LoadRequest, says: str) -> None:

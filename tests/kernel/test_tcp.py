@@ -19,7 +19,7 @@ CLOSE = {name: index for index, name in enumerate(layout.CLOSE_REASONS_NAMES)}
 FAIL = {name: index for index, name in enumerate(layout.FAIL_REASONS)}
 
 PEER = """
-import socket, sys, time, struct
+import os, socket, sys, time, struct
 role, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
 ops = sys.argv[4:]
 family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -47,6 +47,8 @@ for op in ops:
             while s.recv(1 << 16): pass
         except ConnectionResetError: pass
     elif name == "wait": time.sleep(float(value))
+    elif name == "when":
+        while not os.path.exists(value): time.sleep(0.02)
     elif name == "rst": s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     elif name == "timeout": s.setsockopt(socket.IPPROTO_TCP, 18, int(value))
     elif name == "close": s.close(); break
@@ -164,7 +166,9 @@ def test_older_connections_are_adopted(tmp_path: Path) -> None:
             from sidelight.agent.loader import unload
 
             unload(watch.instance)  # the cgroup stays, the programs go
-            client = peer(watch, "client", "client", "127.0.0.1", port, "send=10", "wait=3", "send=100", "recv=50")
+            client = peer(
+                watch, "client", "client", "127.0.0.1", port, "send=10", f"when={tmp_path}/go", "send=100", "recv=50"
+            )
             far, _ = listener.accept()
             assert far.recv(10) and client.poll() is None
             from sidelight.agent.loader import LoadRequest, Pins, run_loader
@@ -175,6 +179,7 @@ def test_older_connections_are_adopted(tmp_path: Path) -> None:
             watch.source = Source(Pins.of(watch.instance), watch.sizes)
             watch.configure(OPEN_RATES)
             watch.source.adopt(socket_roles())
+            (tmp_path / "go").touch()
             received = b""
             while len(received) < 100:
                 received += far.recv(100)
