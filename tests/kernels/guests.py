@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MODULES = (
-    "virtio_pci", "virtio_mmio", "virtio_blk", "crc32c_generic", "ext4", "veth", "bridge", "dummy",
+    "virtio_pci", "virtio_mmio", "virtio_blk", "crc32c_generic", "ext4", "veth", "bridge", "br_netfilter", "dummy",
     "nf_tables", "nft_chain_nat", "nft_ct", "nft_nat", "nft_masq", "nft_numgen", "nft_limit", "nft_counter", "nft_reject_inet", "nft_reject_ipv4",
     "nft_reject_ipv6", "nf_conntrack", "nf_conntrack_netlink", "inet_diag", "tcp_diag",
 )  # fmt: skip

@@ -160,12 +160,13 @@ def boot(guest: Guest, apt: Apt, parts: tuple[str, ...]) -> Boot:
     package = apt.newest(guest.package)
     release = package.removeprefix("linux-image-")
     at = CACHE / package
-    if not (at / "initramfs").exists():
+    initramfs = at / f"initramfs-{hashlib.sha256((INITRAMFS + ' '.join(MODULES)).encode()).hexdigest()[:12]}"
+    if not initramfs.exists():
         shutil.rmtree(at, ignore_errors=True)
         # arm64's and amd64's cloud kernels are signed packages: the image and its modules are in them whole
         unpack(apt.fetch(package, guest.machine), at / "package")
         unpack(apt.fetch("busybox-static", guest.machine), at / "busybox")
-        _initramfs(at, release)
+        _initramfs(at, release, initramfs)
     return Boot(
         at / "package" / "boot" / f"vmlinuz-{release}",
         at / "initramfs",
@@ -174,7 +175,7 @@ def boot(guest: Guest, apt: Apt, parts: tuple[str, ...]) -> Boot:
     )
 
 
-def _initramfs(at: Path, release: str) -> None:
+def _initramfs(at: Path, release: str, to: Path) -> None:
     tree = at / "tree"
     for name in ("bin", "proc", "sys", "dev", "root", "modules"):
         (tree / name).mkdir(parents=True, exist_ok=True)
@@ -190,7 +191,7 @@ def _initramfs(at: Path, release: str) -> None:
     (tree / "init").chmod(0o755)
     files = subprocess.run(["find", ".", "-print0"], cwd=tree, capture_output=True, check=True).stdout
     archive = subprocess.run(["cpio", "--quiet", "-0", "-o", "-H", "newc"], cwd=tree, input=files, capture_output=True, check=True).stdout  # fmt: skip
-    (at / "initramfs").write_bytes(archive)
+    to.write_bytes(archive)
 
 
 def _plain_module(path: Path, to: Path) -> None:
