@@ -169,7 +169,7 @@ def boot(guest: Guest, apt: Apt, parts: tuple[str, ...]) -> Boot:
         _initramfs(at, release, initramfs)
     return Boot(
         at / "package" / "boot" / f"vmlinuz-{release}",
-        at / "initramfs",
+        initramfs,
         disk(MACHINES[guest.machine], apt, whole=bool(WHOLE & set(parts))),
         release,
     )
