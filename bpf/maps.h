@@ -39,7 +39,7 @@ BPF_SK_STORAGE(reorder_rx, struct reorder);
 BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
 
-/* Who sent the SYN with this sequence number, and whose listener got it: names both ends of what stays on the node, through NAT. */
+/* Who sent the SYN with this sequence number, and whose listener answered: names both ends of what stays on the node, through NAT. */
 BPF_TABLE("array", u32, struct handshakes, handshakes, HANDSHAKE_BUCKETS);
 
 /* Roles of connections older than the programs, by socket cookie, from sock_diag (agent/adopt.py). */

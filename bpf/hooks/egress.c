@@ -17,8 +17,10 @@ int egress(struct __sk_buff *skb)
 	}
 	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return PASS; /* a bare ACK: nothing to learn */
-	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
-		return PASS; /* the listener's, which is in nobody's books */
+	if ((p.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
+		handshake_remember(sk, p.ack - 1, p.destination, ROLE_SERVER);
+		return PASS;
+	}
 	next = tcp_packet(skb, sk, &p, TX);
 	if (next == NEXT_STEP) {
 		egress_next.call(skb, PROTOCOL_HTTP1);

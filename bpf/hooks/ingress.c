@@ -52,7 +52,7 @@ int ingress(struct __sk_buff *skb)
 	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
 		return PASS; /* a bare ACK: nothing to learn */
 	if (sk->state == TCP_LISTEN_) {
-		if (p.flags & TCP_SYN)
+		if ((p.flags & TCP_SYN) && p.version == 6) /* see there: not every kernel shows the answer */
 			handshake_remember(sk, p.seq, p.source, ROLE_SERVER);
 		handoff_payload(skb, &p);
 		return PASS;

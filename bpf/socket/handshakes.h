@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Who sent a SYN and whose listener got it, by its sequence number: tells a connection its cgroup early, and both ends' where
- * both are on this node. The SYN-ACK would say the server's too, but 5.10 and 6.1 run no program for IPv6's.
+ * Who sent a SYN and whose listener answered it, by its sequence number: tells a connection its cgroup early, and both ends'
+ * where both are on this node. An answer may be sent again seconds later, so it is what is noted; but 5.10 and 6.1 run no program
+ * for IPv6's, so there the SYN at the listener is noted as well.
  */
 #ifndef SIDELIGHT_HANDSHAKES_H
 #define SIDELIGHT_HANDSHAKES_H
@@ -33,6 +34,10 @@ static __always_inline void handshake_remember(struct bpf_sock *sk, u32 sequence
 	for (int way = 1; way < HANDSHAKE_WAYS; way++)
 		if (bucket->ways[way].jiffies < place->jiffies)
 			place = &bucket->ways[way];
+#pragma unroll
+	for (int way = 0; way < HANDSHAKE_WAYS; way++)
+		if (bucket->ways[way].key == key)
+			place = &bucket->ways[way]; /* sent again */
 	place->key = key;
 	place->cgroup_id = cgroup;
 	place->check = key ^ cgroup;
