@@ -29,6 +29,8 @@ struct stream {
 	u8 flags;
 	u8 method;
 	u16 status;
+	u8 missed; /* a segment was given up: the stream has a hole that nothing fills */
+	u8 pad;
 	u16 line_end;
 	/* where the scan of this step has found values, in the window; 0: nowhere */
 	u16 length_at, host_at, trace_at, coding_end;

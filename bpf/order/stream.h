@@ -13,7 +13,7 @@
 
 #define WINDOW_LIMIT (1 << 26) /* no receive window is larger than this in practice */
 #define BUSY_SPINS 64	       /* looks at a stream that another run has, before the program gives its turn away */
-#define WAIT_SPINS 4096	       /* ... and in each run of that program: some microseconds */
+#define WAIT_SPINS 4000	       /* ... and in each run of that program: some hundred microseconds */
 #define WAIT_ROUNDS 20	       /* of such runs, of the 33 that the kernel allows; counted in skb->cb[0] */
 
 static __always_inline bool stream_take(struct stream *s)
@@ -39,9 +39,13 @@ static __always_inline void stream_release(struct stream *s)
 static __always_inline bool stream_wait(struct stream *s)
 {
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < WAIT_SPINS; i++)
+	for (int i = 0; i < WAIT_SPINS; i++) {
 		if (!*(volatile u32 *)&s->busy)
 			return true;
+		/* time passes: the other CPU may have been taken away for milliseconds, where it is a virtual one */
+		bpf_ktime_get_ns();
+		bpf_ktime_get_ns();
+	}
 	return false;
 }
 

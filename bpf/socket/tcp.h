@@ -235,9 +235,14 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 				if (skb->cb[0] < WAIT_ROUNDS)
 					return NEXT_WAIT;
 				COUNT(lost_stream_contended);
-				l = 0; /* a gap in the stream */
+				*(volatile u8 *)&s->missed = 1; /* whoever has it next finds the hole */
+				l = 0;
 			} else if (c->l7 == L7_UNKNOWN) {
 				l7_begin(c, l, p, dir, protocol);
+			} else if (*(volatile u8 *)&s->missed) {
+				*(volatile u8 *)&s->missed = 0;
+				protocol_lose_sync(c, l, s, is_request(c, dir));
+				s->stashed = 0;
 			}
 		}
 		if (!direction_advance(c, dir, p)) {

@@ -42,6 +42,6 @@ def test_every_import_is_a_dependency() -> None:
             continue  # protobuf's namespace package
         if module.startswith("opentelemetry"):
             continue  # the exporter brings the protocol's messages
-        if not {name.lower() for name in known.get(module, [])} & names:
+        if not {name.lower().replace("_", "-") for name in known.get(module, [])} & names:
             missing.add(module)
     assert not missing
