@@ -39,15 +39,19 @@ PATIENCE = float(os.environ.get("SIDELIGHT_PATIENCE", "1"))
 """How much longer than here things may take: guests without acceleration say 15 (tests/kernels)."""
 
 
-def eventually(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "", every_s: float = 0.02) -> Any:
-    """Polls until the condition holds and returns what it gave."""
+def eventually(
+    condition: Callable[[], Any], timeout_s: float = 15.0, what: str | Callable[[], object] = "", every_s: float = 0.02
+) -> Any:
+    """Polls until the condition holds and returns what it gave. `what`: said, or asked for, when it does not."""
     deadline = time.monotonic() + timeout_s * PATIENCE
     while True:
         found = condition()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {timeout_s:g} s: {what or condition}")
+            raise AssertionError(
+                f"did not happen within {timeout_s:g} s: {(what() if callable(what) else what) or condition}"
+            )
         time.sleep(every_s)
 
 

@@ -127,10 +127,18 @@ def saturated(agent: Running, port: int, seconds: int) -> Iterator[None]:
     agrees(agent, port)
 
 
+def missed(agent: Running, theirs: int) -> str:
+    """How many of the server's requests are not counted, and every loss and doubt that is."""
+    found = [f"{served(agent, 'destination'):.0f} of {theirs} requests"]
+    for name in ("sidelight_lost_total", "sidelight_undecided_total"):
+        found += [f"{labels['reason']} {value:.0f}" for labels, value in agent.samples(name) if value]
+    return ", ".join(found)
+
+
 def agrees(agent: Running, port: int) -> int:
     """nginx's count, which is ours too."""
     theirs = stub_status(port)
-    eventually(lambda: served(agent, "destination") >= theirs, 15, f"{theirs} requests")
+    eventually(lambda: served(agent, "destination") >= theirs, 15, lambda: missed(agent, theirs))
     assert served(agent, "destination") == theirs
     return theirs
 
@@ -152,7 +160,7 @@ def test_nginx_at_saturation_and_over_kill_nine(tmp_path: Path) -> None:
             agent.start()
         load.join()
         theirs = stub_status(port)
-        eventually(lambda: served(agent, "destination") >= theirs, 10, f"{theirs} requests")
+        eventually(lambda: served(agent, "destination") >= theirs, 10, lambda: missed(agent, theirs))
         assert served(agent, "destination") == theirs
         # the client's side: all but those that this test itself asked from outside the cgroup
         assert served(agent, "source") == theirs - 1

@@ -27,6 +27,7 @@ def _pytest(*arguments: str) -> list[str]:
 COMMANDS: dict[str, list[list[str]]] = {
     "load": [[sys.executable, "-m", "tests.kernels.loaded"]],
     "counts": [_pytest("tests/end_to_end/test_servers.py", "-k", "saturation")],
+    "exact": [_pytest("tests/end_to_end/test_routes.py", "-k", "templates")],
     "corpus": [_pytest("tests/kernel/test_http.py", "-k", "at_once or dropped")],
     "life": [_pytest("tests/kernel/test_tcp.py", "tests/kernel/test_loader.py", "tests/kernel/test_handover.py")],
     "shop": [
