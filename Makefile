@@ -54,7 +54,7 @@ test: install-test ## every test, the kernel's included
 
 test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what CI runs; WRITE=1: docs/kernels.md, bpf/verified.json
 	@$(call apt,$(APT_GUESTS))
-	@$(PYTHON) -m tests.kernels $(if $(QUICK),--quick) $(if $(WRITE),--write) --at-once 2
+	@$(PYTHON) -m tests.kernels $(if $(QUICK),--quick,--at-once 2) $(if $(WRITE),--write)
 
 check: install-test ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
 	.venv/bin/ruff check .

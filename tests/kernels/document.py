@@ -18,6 +18,7 @@ BEGIN, END = "<!-- written by tests/kernels -->", "<!-- to here -->"
 PARTS = {
     "load": "all programs load, within the verifier's budget",
     "counts": "nginx's own count at saturation, kept connections and new ones, 1 MB files, over kill -9",
+    "exact": "HTTP with routes, one request at a time, exact beside nginx's count, over kill -9",
     "corpus": "the HTTP corpus over IPv4 and IPv6, and with 5 % of segments dropped",
     "life": "TCP's life: outcomes, reasons, bytes, adoption; one-page ring and maps of sixteen; loading twice, refusals, little locked memory",
     "shop": "`sidelight demo`, and the shop of a test cluster by every name",
