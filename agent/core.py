@@ -182,12 +182,10 @@ class Agent:
         self.books = Books(journal)
         self.governor = Governor(settings.cpu_budget, settings.memory_budget)
         self.started_at = time.time()
-        if settings.http_routes:
-            self.books.learn({identify(template.encode())[0]: template for template in settings.http_routes})
+        templates = {identify(template.encode())[0]: template for template in settings.http_routes}
+        self.books.learn(templates)
         self.source.set_routes(Templates(settings.http_routes))
-        self._ages = Ages(
-            self.source.operation_capacity, frozenset(identify(t.encode())[0] for t in settings.http_routes)
-        )
+        self._ages = Ages(self.source.operation_capacity, frozenset(templates))
         self.source.announce_again(self.books.operations)
         self.source.configure(settings_record(settings.capture))
         self.source.adopt(self.load.roles)

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,9 +60,14 @@ def run(
     began = time.monotonic()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
+    watchdog = threading.Timer(SILENCE_S, process.kill)
+    watchdog.start()
     try:
         with console.open("wb") as kept:
             for raw in process.stdout:
+                watchdog.cancel()
+                watchdog = threading.Timer(SILENCE_S, process.kill)
+                watchdog.start()
                 kept.write(raw)
                 kept.flush()
                 line = raw.decode("utf-8", "replace")
@@ -71,6 +77,7 @@ def run(
                     sys.stdout.flush()
         process.wait(30)
     finally:
+        watchdog.cancel()
         if process.poll() is None:
             process.kill()
             process.wait()
