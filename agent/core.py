@@ -125,7 +125,7 @@ class Agent:
         self.index = index
         self._loading: Future[LoadReport] | None = None
         self._malformed = 0
-        self._drains = 0
+        self._drains = self._drains_begun = 0
         self._hurry = threading.Event()
         self._held: deque[_Held] = deque()
         self._read = 0
@@ -312,13 +312,14 @@ class Agent:
     def drain(self) -> None:
         """Moves one generation from the kernel to the books. Raises SidelightError when the programs have been taken off."""
         self.source.check_attached()
+        self._drains_begun += 1
         generation = self.source.drain()
         self.poll_events()  # what this generation's DNS answers teach is to name its figures
         with self._lock:
             self.books.book(generation, self.resolver, time.time())
         self.source.clear(generation)
         self._make_room(generation)
-        self._drains += 1
+        self._drains = self._drains_begun
         self.failed = ""
         self.ready.set()
 
@@ -335,10 +336,10 @@ class Agent:
 
     def drain_now(self) -> None:
         """Has the pipeline drain at once and waits for it (audits, tests)."""
-        done = self._drains
+        wanted = self._drains_begun + 1  # one that goes on has read its figures already
         self._hurry.set()
         deadline = time.monotonic() + 10.0
-        while self._drains < done + 1 and time.monotonic() < deadline:
+        while self._drains < wanted and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def reconfigure(self, capture: CaptureSettings) -> None:

@@ -91,6 +91,9 @@ class Running:
         found: dict[str, Any] = json.loads(self.cli("audit", "-o", "json").stdout)
         return found
 
+    def broken_laws(self) -> list[dict[str, Any]]:
+        return [law for law in self.audit()["laws"] if not law["holds"]]
+
     def kill(self, number: int = 9) -> int:
         assert self.process is not None
         self.process.send_signal(number)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidelight.agent import layout
-from sidelight.agent.audit import laws
+from sidelight.agent.audit import holds_between, laws
 from sidelight.agent.protocols import DNS, HTTP1
 
 SEEN = {
@@ -62,3 +62,16 @@ def test_one_latency_too_many_breaks_a_law(row: int) -> None:
 
 def test_answers_without_requests_break_the_last_law() -> None:
     assert broken(laws(kernel(seen_requests=28), edges(), LATENCIES)) == ["requests in flight, not negative"]
+
+
+def test_counters_read_while_they_grow() -> None:
+    """Two readings of a law: it is broken only if it held at no moment between them."""
+
+    def reading(seen: int, accounted: int) -> dict[str, object]:
+        return {"law": "", "seen": seen, "accounted": accounted, "slack": 0, "holds": seen == accounted}
+
+    assert holds_between(reading(10, 11), reading(12, 13))
+    assert holds_between(reading(10, 9), reading(12, 11))
+    assert not holds_between(reading(10, 11), reading(10, 11))
+    assert not holds_between(reading(10, 7), reading(12, 9))
+    assert not holds_between(reading(10, 13), reading(12, 14))

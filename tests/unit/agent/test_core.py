@@ -24,7 +24,8 @@ def test_events_are_read_between_the_maps_and_the_books(monkeypatch: Any) -> Non
     agent.books = SimpleNamespace(book=step("books"))  # type: ignore[assignment]
     agent.resolver = agent.ready = SimpleNamespace(set=step("ready"))  # type: ignore[assignment]
     agent._lock = threading.Lock()
-    agent._drains, agent.failed = 0, ""
+    agent._drains = agent._drains_begun = 0
+    agent.failed = ""
     monkeypatch.setattr(Agent, "poll_events", step("events"))
     monkeypatch.setattr(Agent, "_make_room", step("room"))
     agent.drain()
