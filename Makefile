@@ -7,14 +7,15 @@ VENV_TEST := .venv/.installed-test
 APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables util-linux procps
 # the chart's renderer (Go with Sprig), a browser for the map page, Prometheus, the image's root file system, seccomp's compiler,
 # what the benchmarks compare with, and the fuzzer
-APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev golang-google-protobuf-dev mmdebstrap python3-seccomp git bpftool iperf3 tcpdump bpfcc-tools clang libclang-rt-14-dev
+APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev golang-google-protobuf-dev mmdebstrap python3-seccomp git bpftool iperf3 tcpdump bpfcc-tools clang libclang-rt-14-dev nghttp2-client nghttp2-server libnghttp2-dev
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 
 # other kernels and architectures, emulated
+APT_EXACTNESS := h2o apache2-bin etcd-server golang-golang-x-net-dev
 APT_GUESTS := qemu-system-x86 qemu-system-arm seabios ipxe-qemu cpio kmod e2fsprogs zstd xz-utils mmdebstrap debian-archive-keyring
 
-.PHONY: test-kernels help install install-test wheel image lock demo test check bench bench-smoke docs proto format clean
+.PHONY: exactness test-kernels help install install-test wheel image lock demo test check bench bench-smoke docs proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -55,6 +56,11 @@ test: install-test ## every test, the kernel's included
 test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what CI runs; WRITE=1: docs/kernels.md, bpf/verified.json
 	@$(call apt,$(APT_GUESTS))
 	@$(PYTHON) -m tests.kernels $(if $(QUICK),--quick,--at-once 2) $(if $(WRITE),--write)
+
+exactness: install-test ## HTTP/2 and gRPC beside the servers' own counts: docs/exactness.md
+	@$(call apt,$(APT_EXACTNESS))
+	@command -v npm >/dev/null && [ -d /var/cache/sidelight/npm/node_modules ] || npm install --silent --prefix /var/cache/sidelight/npm @grpc/grpc-js || echo "without npm there are no rows of grpc-js"
+	@$(PYTHON) -m tests.multiplexed --write
 
 check: install-test ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
 	.venv/bin/ruff check .

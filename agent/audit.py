@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sidelight.agent.protocols import DNS, PROTOCOLS
+from sidelight.agent.protocols import COVERAGE, DNS, PROTOCOLS
 
 if TYPE_CHECKING:
     from sidelight.agent.core import Agent
@@ -29,6 +29,15 @@ def laws(kernel: dict[str, int], edges: np.ndarray, latencies: list[tuple[int, i
         _law("requests unanswered", kernel["seen_unanswered"], exchanges(answered=False)),
         _law(
             "dns responses", kernel["seen_dns_responses"], sum(count for kind, _, _, count in latencies if kind == DNS)
+        ),
+        *(
+            _law(
+                f"{protocol.title} exchanges, named or not",
+                sum(count for kind, _, _, count in latencies if kind == protocol.number),
+                sum(kernel[f"{protocol.counters}_{how}"] for how in COVERAGE),
+            )
+            for protocol in PROTOCOLS.values()
+            if protocol.counters
         ),
         _law(
             "events wanted",

@@ -28,7 +28,8 @@ from sidelight.identity.resolver import PENDING, Resolver
 
 T = TypeVar("T")
 EDGE_TOTALS = layout.EDGE_VALUE
-LATENCY_TOTALS = np.dtype([("sum_ns", "<u8"), ("untimed", "<u8"), ("buckets", "<u8", (layout.LATENCY_BUCKETS,))])
+_SUMS = ("sum_ns", "untimed", "first_ns", "first_count", "tx_messages", "rx_messages")
+LATENCY_TOTALS = np.dtype([*((name, "<u8") for name in _SUMS), ("buckets", "<u8", (layout.LATENCY_BUCKETS,))])
 COMPACT_BYTES = 16 << 20
 KNOWN_GENERATIONS = 32
 """How long it is remembered what a kernel's key was: so many generations after its last, twice as many at most."""
@@ -301,6 +302,17 @@ class Books:
             known.row, known.moves = self.edges.row(known.key, at), self.edges.moves
         asked[raw] = known
         return known
+
+    def by_name(
+        self, counts: dict[tuple[bytes, int], int], resolver: Resolver, at: float
+    ) -> dict[tuple[EdgeKey, int], int]:
+        """Counts by (struct edge_key, operation), by the names of their edges."""
+        found: dict[tuple[EdgeKey, int], int] = {}
+        for (raw, operation), count in counts.items():
+            role, port, ends = _ends(raw, resolver, at, 0)
+            key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
+            found[key, operation] = found.get((key, operation), 0) + count
+        return found
 
     # -- pods that are named late --------------------------------------------------------------------------------
 

@@ -115,8 +115,19 @@ def load_storage_btf(value_bytes: int) -> int:
 
     Source: Documentation/bpf/btf.rst; the kernel wants the value's size to be known for user-space dumps.
     """
-    strings = b"\0int\0value\0"
-    types = struct.pack("<IIII", 1, 1 << 24, 4, (1 << 24) | 32) + struct.pack("<III", 5, 4 << 24, value_bytes)
+    return _load_btf(b"\0int\0value\0", _BTF_INT + struct.pack("<III", 5, 4 << 24, value_bytes))
+
+
+def load_callback_btf() -> int:
+    """BTF with type 3, a static function: what a callback has to be. Types 1 and 2 are its result and its prototype."""
+    prototype, function = struct.pack("<III", 0, 13 << 24, 1), struct.pack("<III", 5, 12 << 24, 2)
+    return _load_btf(b"\0int\0callback\0", _BTF_INT + prototype + function)
+
+
+_BTF_INT = struct.pack("<IIII", 1, 1 << 24, 4, (1 << 24) | 32)
+
+
+def _load_btf(strings: bytes, types: bytes) -> int:
     header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
     blob = header + types + strings
     fd: int = _libbpf().bpf_btf_load(blob, ct.c_size_t(len(blob)), None)
@@ -134,20 +145,37 @@ class Verified:
     stack_bytes: int
 
 
-def load_program(kind: int, attach_type: int, name: str, instructions: bytes) -> Verified:
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A program's instructions of 8 bytes; `callbacks`: where its functions begin, of the type in the BTF `btf_fd`."""
+
+    instructions: bytes
+    callbacks: tuple[int, ...] = ()
+    btf_fd: int = 0
+
+
+def _load(kind: int, attach_type: int, name: str, code: Code, attempts: int, log: tuple[int, int, ct.c_char_p]) -> int:
+    """bpf_prog_load() of libbpf; `log` is its level, size and place. Negative: refused."""
+    options = _ProgramOptions(sz=ct.sizeof(_ProgramOptions), attempts=attempts, expected_attach_type=attach_type)
+    options.log_level, options.log_size, options.log_buf = log
+    # struct bpf_func_info: where each function begins, and its type, see load_callback_btf()
+    info = (ct.c_uint32 * (2 + 2 * len(code.callbacks)))(
+        *(word for start in (0, *code.callbacks) for word in (start, 3))
+    )
+    if code.callbacks:
+        options.prog_btf_fd, options.func_info = code.btf_fd, ct.addressof(info)
+        options.func_info_cnt, options.func_info_rec_size = 1 + len(code.callbacks), 8
+    fd: int = _libbpf().bpf_prog_load(
+        kind, name[:15].encode(), b"Dual BSD/GPL", code.instructions, ct.c_size_t(len(code.instructions) // 8), ct.byref(options)
+    )  # fmt: skip
+    return fd
+
+
+def load_program(kind: int, attach_type: int, name: str, code: Code) -> Verified:
     """Has a program verified. Raises BpfError."""
     log = ct.create_string_buffer(1 << 16)
-    options = _ProgramOptions(
-        sz=ct.sizeof(_ProgramOptions),
-        attempts=5,
-        expected_attach_type=attach_type,
-        log_level=4,  # statistics only; a refusal is asked for again with reasons
-        log_size=len(log),
-        log_buf=ct.cast(log, ct.c_char_p),
-    )
-    fd: int = _libbpf().bpf_prog_load(
-        kind, name[:15].encode(), b"Dual BSD/GPL", instructions, ct.c_size_t(len(instructions) // 8), ct.byref(options)
-    )
+    # statistics only; a refusal is asked for again with reasons
+    fd = _load(kind, attach_type, name, code, 5, (4, len(log), ct.cast(log, ct.c_char_p)))
     if fd < 0:
         raise _fail(name, fd)
     # "processed N insns (limit ...)": bpf_prog_info has it since 5.16 only
@@ -163,7 +191,7 @@ def counts_memlock() -> bool:
     """
     call, leave = struct.pack("<BBhi", 0x85, 0, 0, 160), struct.pack("<BBhi", 0x95, 0, 0, 0)
     try:
-        os.close(load_program(PROG_SOCKET_FILTER, 0, "coarse_clock", call + leave).fd)
+        os.close(load_program(PROG_SOCKET_FILTER, 0, "coarse_clock", Code(call + leave)).fd)
     except BpfError as error:
         if error.errno == errno.EPERM:
             # the limit may be reached already; BTF is counted nowhere: where that may be loaded either, it is the limit
@@ -175,26 +203,22 @@ def counts_memlock() -> bool:
     return False
 
 
-def verifier_log(kind: int, attach_type: int, name: str, instructions: bytes, lines: int = 20) -> list[str]:
+def has_loop() -> bool:
+    """Does this kernel have bpf_loop (5.17)? What repeats without a bound that its verifier can walk needs it."""
+    found: int = _libbpf().libbpf_probe_bpf_helper(PROG_CGROUP_SKB, 181, None)
+    return found == 1
+
+
+def verifier_log(kind: int, attach_type: int, name: str, code: Code, lines: int = 20) -> list[str]:
     """The last lines of the verifier's reasons to refuse a program."""
     size = 1 << 28
     log = mmap.mmap(-1, size)
     view = (ct.c_char * size).from_buffer(log)
-    options = _ProgramOptions(
-        sz=ct.sizeof(_ProgramOptions),
-        attempts=1,
-        expected_attach_type=attach_type,
-        log_level=1,
-        log_size=size,
-        log_buf=ct.cast(view, ct.c_char_p),
-    )
-    fd: int = _libbpf().bpf_prog_load(
-        kind, name[:15].encode(), b"Dual BSD/GPL", instructions, ct.c_size_t(len(instructions) // 8), ct.byref(options)
-    )
+    fd = _load(kind, attach_type, name, code, 1, (1, size, ct.cast(view, ct.c_char_p)))
     if fd >= 0:
         os.close(fd)
     text = ct.string_at(ct.addressof(view)).decode("utf-8", "replace")
-    del view, options
+    del view
     return text.strip().splitlines()[-lines:]
 
 

@@ -21,6 +21,11 @@ from sidelight.agent.errors import UnsupportedFeature
 
 BPF_LD_IMM64 = 0x18
 BPF_PSEUDO_MAP_FD = 1
+BPF_PSEUDO_FUNC = 4
+CALLBACK_MARK = 0x51DE
+"""Upper half of the constant that stands for a callback; the lower one says which (bpf/callbacks.h)."""
+SECOND_ARGUMENT_FIRST = struct.pack("<BBhi", 0xBF, 0x21, 0, 0)
+"""r1 = r2. bpf_loop() calls with an index and a context; BCC knows functions of a context alone."""
 
 
 class MapSpec(msgspec.Struct, frozen=True):
@@ -36,11 +41,12 @@ class MapSpec(msgspec.Struct, frozen=True):
 
 
 class ProgramSpec(msgspec.Struct, frozen=True):
-    """Instructions of 8 bytes; `maps` are (index of the instruction, name of the map)."""
+    """Instructions of 8 bytes; `maps` are (index of the instruction, name of the map), `callbacks` where those begin."""
 
     name: str
     instructions: bytes
     maps: list[tuple[int, str]]
+    callbacks: list[int] = []
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -116,12 +122,43 @@ def compile_programs(stub_tree: Path) -> Artifact:
                 inner=f"{name}_a" if name in ("edges", "latencies") else "",
             )
         )
-    programs = []
+    code = {}
     for index in range(lib.bpf_num_functions(handle)):
         name = lib.bpf_function_name(handle, index).decode()
-        code = module.dump_func(name.encode())
-        programs.append(ProgramSpec(name, code, _map_references(code, names)))
+        code[name] = module.dump_func(name.encode())
+    callbacks = layout.callbacks()
+    programs = []
+    for name, instructions in code.items():
+        if name not in callbacks:
+            linked, starts = link(instructions, [code[callback] for callback in callbacks])
+            programs.append(ProgramSpec(name, linked, _map_references(linked, names), starts))
     return Artifact(source_hash(text), layout.layout_hash(), maps, programs)
+
+
+def link(program: bytes, callbacks: list[bytes]) -> tuple[bytes, list[int]]:
+    """The program with the callbacks that it names behind it, and the indexes of their first instructions.
+
+    BCC compiles functions one by one and knows none as a value: in the source a constant stands for it (bpf/callbacks.h), which
+    becomes what the kernel calls BPF_PSEUDO_FUNC, a distance in instructions. A callback may name another one.
+    """
+    whole = bytearray(program)
+    starts: dict[int, int] = {}
+    index = 0
+    while index < len(whole) // 8:
+        opcode, registers, _, low = struct.unpack_from("<BBhI", whole, index * 8)
+        if opcode == BPF_LD_IMM64:
+            (high,) = struct.unpack_from("<I", whole, index * 8 + 12)
+            if registers >> 4 == 0 and high == CALLBACK_MARK:
+                if low not in starts:
+                    starts[low] = len(whole) // 8
+                    whole += SECOND_ARGUMENT_FIRST + callbacks[low]
+                struct.pack_into(
+                    "<BBhi", whole, index * 8, opcode, registers | BPF_PSEUDO_FUNC << 4, 0, starts[low] - index - 1
+                )
+                struct.pack_into("<I", whole, index * 8 + 12, 0)
+            index += 1
+        index += 1
+    return bytes(whole), sorted(starts.values())
 
 
 def _map_references(code: bytes, names: dict[int, str]) -> list[tuple[int, str]]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sidelight.agent import attribute, decode, handover, layout
-from sidelight.agent.books import Books, Table
+from sidelight.agent.books import Books, EdgeKey, Table
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
 from sidelight.agent.governor import Governor, Level
@@ -38,6 +38,8 @@ READ_AT_FILL = 0.25
 """Share of the event ring at which it is read; the rest is for bursts."""
 AFTER_SILENCE = 0.4
 """Share of the longest pause, after a reading that found nothing."""
+SWEEP_S = 10.0
+"""Between looks at what connections of very many streams have left behind (bpf/l7/http2.h)."""
 HOLD_FLOWS_S = 2.0
 HELD_BATCHES = 256
 """Flows wait this long for a better name, in this many batches at most: at 250 events a second, CPU and class within 10 MB."""
@@ -82,6 +84,8 @@ class Snapshot:
     load: LoadReport
     staleness_s: float = 0.0
     events_read: int = 0
+    active_calls: dict[tuple[EdgeKey, int], int] = field(default_factory=dict)
+    """gRPC calls that go on, by edge and operation."""
     flows_held: int = 0
     """Flows that wait for a better name."""
     extra: dict[str, float] = field(default_factory=dict)
@@ -126,6 +130,7 @@ class Agent:
         self._loading: Future[LoadReport] | None = None
         self._malformed = 0
         self._drains = self._drains_begun = 0
+        self._swept_at = 0.0
         self._hurry = threading.Event()
         self._held: deque[_Held] = deque()
         self._read = 0
@@ -327,6 +332,9 @@ class Agent:
         """Operations that have been quiet for long give their places to others, once these get scarce."""
         now = time.time()
         self._ages.note(generation.latency_keys["operation"], now)
+        if now - self._swept_at > SWEEP_S:
+            self._swept_at = now
+            self.source.sweep_streams()
         if self._ages.due(now):
             quiet = self._ages.quiet(self.source.operations(), now)
             if quiet:
@@ -368,6 +376,7 @@ class Agent:
     def snapshot(self) -> Snapshot:
         """The figures now. Copies under the lock, so it costs the pipeline a memcpy at most."""
         kernel = self.source.counters()
+        active = self.source.active_calls() if kernel["seen_http2"] else {}
         with self._lock:
             return Snapshot(
                 at=time.time(),
@@ -378,6 +387,7 @@ class Agent:
                 kernel=kernel,
                 costs=self.source.costs(),
                 events_read=self._read,
+                active_calls=self.books.by_name(active, self.resolver, time.time()),
                 flows_seen=self.flows.seen,
                 flows_held=sum(len(held.flows) for held in self._held),
                 ring_bytes=self.flows.bytes,

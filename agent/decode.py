@@ -101,7 +101,8 @@ def decode(records: list[bytes]) -> EventBatch:
                 int.from_bytes(record[_TYPE_AT + 4 : _TYPE_AT + 6], "little"), layout.CONSTANTS["OPERATION_BYTES"]
             )
             identifier = int.from_bytes(record[_OPERATION_AT : _OPERATION_AT + 4], "little")
-            operations[identifier] = printable(record[_OPERATION_TEXT : _OPERATION_TEXT + length], length)
+            text = record[_OPERATION_TEXT : _OPERATION_TEXT + length].rstrip(b"\0")
+            operations[identifier] = printable(text, length)
             announced += 1
             continue
         index = len(fixed)
@@ -120,7 +121,11 @@ def request_text(record: bytes) -> RequestText:
     flags = record[_TYPE_AT + 3]
     line = record[_TEXT : _TEXT + min(length, layout.CONSTANTS["TEXT_BYTES"])]
     trace = record[_TRACE : _TRACE + 55].decode("ascii", "replace")
-    method, path, version, query = split_request_line(line.split(b"\n", 1)[0])
+    if PROTOCOLS[record[_TYPE_AT + 1]].version == "2":
+        target, question, _ = line.partition(b"?")
+        method, path, version, query = "", printable(target.partition(b"#")[0], 192), "HTTP/2", bool(question)
+    else:
+        method, path, version, query = split_request_line(line.split(b"\n", 1)[0])
     return RequestText(
         method,
         path,

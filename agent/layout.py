@@ -51,17 +51,24 @@ def parse_structs(text: str) -> dict[str, np.dtype[np.void]]:
 
 
 def parse_constants(text: str) -> dict[str, int]:
-    """Values of the #defines and enumerators of a header."""
+    """Values of the #defines and enumerators of a header, but of those that are counted from another header's."""
     plain = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     found = {name: int(value) for name, value in _DEFINE.findall(plain)}
     for body in _ENUM.findall(plain):
-        following = 0
+        following: int | None = 0
         for item in filter(None, (part.strip() for part in body.split(","))):
-            name, _, value = item.partition("=")
-            following = int(value) if value else following
-            found[name.strip()] = following
-            following += 1
+            name, _, value = (part.strip() for part in item.partition("="))
+            if value:  # a name of another header is not known here, nor what is counted from it
+                following = int(value, 0) if value[0].isdigit() else found.get(value)
+            if following is not None:
+                found[name] = following
+                following += 1
     return found
+
+
+def callbacks() -> tuple[str, ...]:
+    """Functions that the programs name by a constant, in its order (bpf/turns.h)."""
+    return tuple(name.removeprefix("CALLBACK_") for name in parse_constants(source("turns.h")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,8 @@ PAYLOAD_EVENT = _STRUCTS["payload_event"]
 OPERATION_EVENT = _STRUCTS["operation_event"]
 OPERATION_VALUE = _STRUCTS["operation_value"]
 SETTINGS = _STRUCTS["settings"]
+HTTP2_STREAM = _STRUCTS["http2_stream"]
+HTTP2_STREAM_KEY = _STRUCTS["http2_stream_key"]
 
 ROLE_CLIENT = CONSTANTS["ROLE_CLIENT"]
 ROLE_SERVER = CONSTANTS["ROLE_SERVER"]

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidelight.agent import bpf, layout
+from sidelight.agent import bpf, hpack, layout
 from sidelight.agent.adopt import socket_roles
 from sidelight.agent.compiler import (
     CACHE,
@@ -65,8 +65,9 @@ HOOKS = {
 }
 _STEPS = layout.parse_constants(layout.source("l7/protocol.h"))
 TAIL_CALLS = {
-    **{protocol.program: protocol.number for protocol in PROTOCOLS.values()},
+    **{protocol.program: protocol.number for protocol in PROTOCOLS.values() if protocol.program},
     "close": _STEPS["NEXT_CLOSE"],
+    "close_http2": _STEPS["NEXT_CLOSE_HTTP2"],
     "wait": _STEPS["NEXT_WAIT"],
 }
 """Index in the program arrays: a protocol's number, else enum next of bpf/l7/protocol.h."""
@@ -233,7 +234,7 @@ def _map_entries(spec: MapSpec, sizes: Sizes) -> int:
         return sizes.edges
     if spec.name.startswith("latencies_"):
         return sizes.latencies
-    if spec.name == "operations":
+    if spec.name in ("operations", "operation_texts"):
         return sizes.operations
     if spec.type == bpf.MAP_RINGBUF:
         return sizes.ring_bytes
@@ -265,6 +266,7 @@ def overflow_key(key_bytes: int) -> bytes:
 def _fill_fresh_maps(artifact: Artifact, fds: dict[str, int]) -> None:
     bounds = [*layout.BUCKET_BOUNDS_NS] + [2**63 - 1] * (128 - len(layout.BUCKET_BOUNDS_NS))
     bpf.update(fds["bounds"], struct.pack("<I", 0), struct.pack("<128Q", *bounds))
+    bpf.update(fds["hpack_tables"], struct.pack("<I", 0), hpack.tables())
     for outer in ("edges", "latencies"):
         for inner in ("a", "b"):
             info = bpf.map_info(fds[f"{outer}_{inner}"])
@@ -288,21 +290,25 @@ def _open_or_create_maps(artifact: Artifact, directory: Path, sizes: Sizes) -> t
 def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Verified]:
     """All programs, by name. Raises VerifierError."""
 
+    btf_fd = bpf.load_callback_btf()
+
     def load_one(program: ProgramSpec) -> bpf.Verified:
         hook = hook_of(program.name)
-        code = relocate(program, fds)
+        code = bpf.Code(relocate(program, fds), tuple(program.callbacks), btf_fd)
         try:
             return bpf.load_program(hook.program_type, hook.expected, program.name, code)
         except BpfError as error:
             raise _refusal(program, hook, code, error) from None
 
     # the verifier takes most of the start, and takes it on as many cores as it gets: the largest programs first
-    largest_first = sorted(artifact.programs, key=lambda program: -len(program.instructions))
+    loops = bpf.has_loop()
+    wanted = [program for program in artifact.programs if loops or not program.callbacks]
+    largest_first = sorted(wanted, key=lambda program: -len(program.instructions))
     with ThreadPoolExecutor(max_workers=4) as pool:
         return dict(zip((p.name for p in largest_first), pool.map(load_one, largest_first), strict=True))
 
 
-def _refusal(program: ProgramSpec, hook: Hook, code: bytes, error: BpfError) -> SidelightError:
+def _refusal(program: ProgramSpec, hook: Hook, code: bpf.Code, error: BpfError) -> SidelightError:
     import errno
 
     if error.errno == errno.EPERM:

@@ -31,17 +31,62 @@ class Protocol:
     operation: str
     """Label and attribute of an exchange's operation, in Prometheus' spelling."""
 
+    counters: str = ""
+    """Prefix of the kernel's counters of exchanges named and not (COVERAGE); empty where a name is never missing."""
+    rpc: bool = False
+    """Its statuses are gRPC's: 1 + code."""
+
     def method(self, number: int) -> str:
         return self.methods[number] if number < len(self.methods) else self.methods[0]
 
-    def error_type(self, status: int, *, client: bool) -> str:
-        """error.type of an exchange with this status, 0 for none; empty when it did not fail.
+    def answer(self, status: int) -> str:
+        """The status as it is named: 404, or NOT_FOUND; empty when none came, or one that could not be read."""
+        if status in (0, STATUS_UNREAD):
+            return ""
+        return _grpc_name(status) if self.rpc else str(status)
 
-        A client's error is a 4xx too in spans; for metrics both ends are judged alike, so that they can be compared.
+    def http_status(self, status: int) -> int:
+        """What the HTTP response said; gRPC's failures come with 200. 0 for none, or one that could not be read."""
+        if status in (0, STATUS_UNREAD):
+            return 0
+        return 200 if self.rpc else status
+
+    def grpc_code(self, status: int) -> str:
+        """gRPC's number of the status, as Istio's grpc_response_status has it; empty where there is none."""
+        return str(status - 1) if self.rpc and status not in (0, STATUS_UNREAD) else ""
+
+    def error_type(self, status: int, *, client: bool) -> str:
+        """error.type of an exchange with this status; empty when it did not fail, or cannot be told.
+
+        A client's error is a 4xx too, and each of gRPC's codes but OK; a server's are those that are its own fault.
         """
         if status == 0:
             return "no_response"
+        if status == STATUS_UNREAD:
+            return ""
+        if self.rpc:
+            name = _grpc_name(status)
+            return name if (name != "OK" if client else name in GRPC_SERVER_ERRORS) else ""
         return str(status) if status >= (400 if client else 500) else ""
+
+
+COVERAGE = ("named", "unnamed_before", "unnamed_sync", "unnamed_long")
+"""How exchanges are known: wholly; or not, for what was said before the programs, what was lost, what is too long or too many."""
+STATUS_UNREAD = layout.CONSTANTS["STATUS_UNREAD"]
+GRPC_CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
+    "UNAUTHENTICATED",
+)  # fmt: skip
+"""By number (grpc.io, statuscodes.md)."""
+GRPC_SERVER_ERRORS = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+"""What counts as failed at a server (OpenTelemetry, semantic conventions for gRPC)."""
+
+
+def _grpc_name(status: int) -> str:
+    return GRPC_CODES[status - 1] if 0 < status <= len(GRPC_CODES) else str(status - 1)
 
 
 HTTP1 = Protocol(
@@ -55,8 +100,33 @@ HTTP1 = Protocol(
     methods=layout.METHODS,
     operation="http_route",
 )
+HTTP2 = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_HTTP2"],
+    program="http2",
+    title="HTTP/2",
+    counters="http2",
+    name="http",
+    version="2",
+    scheme="http",
+    istio="http",
+    methods=layout.METHODS,
+    operation="http_route",
+)
+GRPC = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_GRPC"],
+    program="",
+    title="gRPC",
+    counters="grpc",
+    name="http",
+    version="2",
+    scheme="http",
+    istio="grpc",
+    methods=("POST",),
+    operation="rpc_method",
+    rpc=True,
+)
 
-PROTOCOLS: dict[int, Protocol] = {protocol.number: protocol for protocol in (HTTP1,)}
+PROTOCOLS: dict[int, Protocol] = {protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC)}
 """By number."""
 DNS = layout.CONSTANTS["PROTOCOL_DNS"]
 TCP_RTT = layout.CONSTANTS["PROTOCOL_TCP_RTT"]

@@ -30,8 +30,10 @@ from sidelight.agent.operations import identify
 from sidelight.agent.routes import END, Templates
 
 _OPERATION = np.dtype([("id", "<u4")])
+_COOKIE, _COUNT = np.dtype([("cookie", "<u8")]), np.dtype([("count", "<u4")])
 _ROUTE_STEP = np.dtype([("segment", "<u8"), ("state", "<u4"), ("pad", "<u4")])
 """Keys of the maps `operations` and `route_steps`: struct route_step of bpf/l7/state.h."""
+_STREAM_GRPC = layout.parse_constants(layout.source("l7/http2_stream.h"))["STREAM_GRPC"]
 _ZERO = struct.pack("<I", 0)
 CARRIED = ("rx_bytes", "rx_body_bytes", "tx_bytes", "tx_body_bytes")
 """Fields of struct latency_value that are added to the edge's of the same name."""
@@ -121,6 +123,7 @@ class Source:
         self.edge_capacity = bpf.map_info(self._fds["edges_a"]).entries
         self.latency_capacity = bpf.map_info(self._fds["latencies_a"]).entries
         self.ring = EventRing(self._fds["events"])
+        self.stream_capacity = bpf.map_info(self._fds["http2_streams"]).entries
         self.operation_capacity = bpf.map_info(self._fds["operations"]).entries
         self.fill_edges = 0
         self.fill_latencies = 0
@@ -182,6 +185,30 @@ class Source:
             np.zeros(0, layout.LATENCY_KEY),
             np.zeros(0, layout.LATENCY_VALUE),
         )
+
+    def active_calls(self) -> dict[tuple[bytes, int], int]:
+        """gRPC calls that go on, by (struct edge_key, operation)."""
+        _, streams = bpf.lookup_all(
+            self._fds["http2_streams"], layout.HTTP2_STREAM_KEY, layout.HTTP2_STREAM, self.stream_capacity
+        )
+        streams = streams[(streams["flags"] & _STREAM_GRPC).astype(bool)]
+        found: dict[tuple[bytes, int], int] = {}
+        for key in zip(layout.rows_of(streams["edge"]), streams["operation"].tolist(), strict=True):
+            found[key] = found.get(key, 0) + 1
+        return found
+
+    def sweep_streams(self) -> int:
+        """Removes what the ends of connections have left in the map of streams. Returns how many."""
+        cookies, _ = bpf.lookup_all(self._fds["http2_left"], _COOKIE, _COUNT, 1024)
+        if not len(cookies):
+            return 0
+        keys, _ = bpf.lookup_all(
+            self._fds["http2_streams"], layout.HTTP2_STREAM_KEY, layout.HTTP2_STREAM, self.stream_capacity
+        )
+        keys = keys[np.isin(keys["cookie"], cookies["cookie"])]
+        bpf.delete_all(self._fds["http2_streams"], keys)
+        bpf.delete_all(self._fds["http2_left"], cookies)
+        return len(keys)
 
     # -- everything else -----------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def attached(cgroup: Path, open_program: Callable[[str, Hook], int]) -> Iterator
 
 
 def _empty(name: str, hook: Hook) -> int:
-    return bpf.load_program(hook.program_type, hook.expected, f"empty_{name}", EMPTY).fd
+    return bpf.load_program(hook.program_type, hook.expected, f"empty_{name}", bpf.Code(EMPTY)).fd
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@
 	X(seen_dns_queries, SEEN, "DNS queries sent or received over UDP")                                             \
 	X(seen_dns_responses, SEEN, "DNS responses matched to a query")                                                \
 	X(seen_events, SEEN, "events wanted")                                                                          \
-	X(seen_http2, SEEN, "connections that began with the HTTP/2 preface: opaque")                                  \
+	X(seen_http2, SEEN, "connections that speak HTTP/2")                                                           \
 	X(seen_tls, SEEN, "connections that began with a TLS ClientHello: opaque")                                     \
 	X(sent_events, SEEN, "events written to the ring buffer")                                                      \
 	X(lost_event_ring_full, LOST, "events the full ring buffer refused")                                           \
@@ -60,6 +60,19 @@
 	X(operation_too_long, UNDECIDED, "exchanges whose operation is too long to be named")                          \
 	X(operation_none, UNDECIDED, "exchanges that could have an operation and say none")                            \
 	X(lost_operation_storage, LOST, "exchanges without operation: out of memory")                                  \
+	X(http2_not_followed, LOST, "HTTP/2 connections left opaque: this kernel has no bpf_loop")                     \
+	X(http2_streams_left, UNDECIDED, "connections whose last exchanges are counted without a name: too far apart") \
+	X(http2_bad_index, UNDECIDED, "indices of header tables that mean nothing: entries before are forgotten")      \
+	X(http2_named, SEEN, "HTTP/2 exchanges whose method and path are known")                                       \
+	X(http2_unnamed_before, UNDECIDED, "HTTP/2 exchanges that refer to what was said before the programs")         \
+	X(http2_unnamed_sync, UNDECIDED, "HTTP/2 exchanges that refer to what was lost")                               \
+	X(http2_unnamed_long, UNDECIDED, "HTTP/2 exchanges too long, or too many, to be named")                        \
+	X(http2_status_unread, UNDECIDED, "HTTP/2 answers whose status refers to what is not known")                   \
+	X(grpc_status_unread, UNDECIDED, "gRPC calls whose status refers to what is not known")                        \
+	X(grpc_named, SEEN, "gRPC calls whose method is known")                                                        \
+	X(grpc_unnamed_before, UNDECIDED, "gRPC calls that refer to what was said before the programs")                \
+	X(grpc_unnamed_sync, UNDECIDED, "gRPC calls that refer to what was lost")                                      \
+	X(grpc_unnamed_long, UNDECIDED, "gRPC calls whose method is too long")                                         \
 	X(dns_malformed, UNDECIDED, "packets on port 53 that are not DNS")
 
 enum counter {

@@ -35,6 +35,7 @@ BPF_SK_STORAGE(connections, struct connection);
 BPF_SK_STORAGE(l7_connections, struct l7_connection);
 BPF_SK_STORAGE(exchange_texts, struct exchange_text);
 BPF_SK_STORAGE(routes, struct route);
+BPF_SK_STORAGE(http2_connections, struct http2_connection);
 BPF_SK_STORAGE(reorder_rx, struct reorder);
 BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
@@ -50,6 +51,15 @@ BPF_TABLE("percpu_array", u32, struct handoff, handoffs, 1);
 
 /* Operations that count apart (l7/operation.h): as many as the map has room for. */
 BPF_TABLE("hash", u32, struct operation_value, operations, 1024);
+BPF_TABLE("hash", u32, struct operation_text, operation_texts, 1024);
+
+/* Exchanges in flight of connections with more than one at once. */
+BPF_TABLE("hash", struct http2_stream_key, struct http2_stream, http2_streams, 32768);
+/* Words of those whose connection has begun another one since: for their events. The oldest ones go first. */
+BPF_TABLE("lru_hash", struct http2_stream_key, struct http2_text, http2_texts, 4096);
+/* Connections whose end did not find all of theirs, by cookie: how many. The agent removes them. */
+BPF_TABLE("hash", u64, u32, http2_left, 1024);
+BPF_TABLE("array", u32, struct hpack_tables, hpack_tables, 1);
 
 /* The configuration's templates of HTTP routes (l7/route.h), put in by the agent. */
 BPF_TABLE("hash", struct route_step, u32, route_steps, 8192);

@@ -19,6 +19,7 @@
 #define HOST_BYTES 64
 #define TRACEPARENT_BYTES 56 /* 55 characters by W3C Trace Context, one of padding */
 #define CLOSE_REASONS 8
+#define STATUS_UNREAD 999  /* there was one, in a form that could not be read */
 #define PAYLOAD_BYTES 1024 /* of a DNS message or ClientHello carried by an event */
 
 enum role { ROLE_UNKNOWN = 0, ROLE_CLIENT = 1, ROLE_SERVER = 2, ROLE_OVERFLOW = 255 };
@@ -28,6 +29,8 @@ enum protocol {
 	PROTOCOL_DNS = 2,
 	PROTOCOL_TCP_RTT = 3,	  /* smoothed RTT samples */
 	PROTOCOL_TCP_CONNECT = 4, /* SYN to established, client side */
+	PROTOCOL_HTTP2 = 5,
+	PROTOCOL_GRPC = 6,
 };
 
 enum method {
@@ -114,7 +117,7 @@ struct edge_value {
 
 struct latency_key {
 	struct edge_key edge;
-	u16 status; /* HTTP status (0: no response), DNS rcode */
+	u16 status; /* HTTP status, 1 + gRPC code (0: none came; STATUS_UNREAD), DNS rcode */
 	u8 protocol;
 	u8 method;     /* enum method; DNS: query type, 255 for above 254 */
 	u32 operation; /* id of a text, 0: none, or folded (l7/operation.h) */
@@ -132,6 +135,11 @@ struct latency_value {
 	u64 rx_body_bytes;
 	u64 tx_bytes;
 	u64 tx_body_bytes;
+	/* gRPC: time until the response's first message, of so many; and messages */
+	u64 first_ns;
+	u64 first_count;
+	u64 tx_messages;
+	u64 rx_messages;
 	u32 untimed; /* counted, but without a known start */
 	u32 pad;
 	u32 buckets[112];
@@ -186,6 +194,37 @@ struct operation_event {
 struct operation_value {
 	u32 check;     /* another hash of the text: two texts of one id are told apart */
 	u32 announced; /* the agent has been told */
+};
+
+/* A stream's messages in one direction: five bytes of prefix, then so many (gRPC over HTTP2, "Length-Prefixed-Message"). */
+struct message_state {
+	u32 count;
+	u32 left; /* bytes until the next prefix */
+	u32 part; /* of the prefix' length */
+	u32 have; /* bytes of the prefix */
+};
+
+/* An exchange in flight on a connection that has many: l7/http2_stream.h. */
+struct http2_stream_key {
+	u64 cookie;
+	u32 id;
+	u32 pad;
+};
+
+struct http2_stream {
+	struct edge_key edge;
+	u64 started_ns;
+	u64 first_ns;	/* when the answer began: its head, of gRPC its first message */
+	u64 timeout_ns; /* grpc-timeout */
+	u32 seq;
+	u32 operation;
+	u16 status;
+	u16 text_length;
+	u8 grpc_status;
+	u8 method;
+	u8 flags;   /* enum http2_stream_flags */
+	u8 unnamed; /* enum unnamed */
+	struct message_state messages[2];
 };
 
 /* Set by the agent at any time; zero means off. */

@@ -19,7 +19,7 @@ from sidelight.cli.heap import Heap
 
 log = logging.getLogger("sidelight")
 
-METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
+METRIC_GROUPS = ("http", "rpc", "tcp", "dns", "istio", "servicegraph", "hubble")
 
 
 @click.command("agent", context_settings={"auto_envvar_prefix": "SIDELIGHT"})
@@ -46,7 +46,7 @@ METRIC_GROUPS = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
     "groups",
     multiple=True,
     type=click.Choice(METRIC_GROUPS),
-    help="Families to show; repeat. Default: http, tcp and dns.",
+    help="Families to show; repeat. Default: http, rpc, tcp and dns.",
 )
 @click.option(
     "--max-series",

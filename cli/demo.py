@@ -124,7 +124,7 @@ class Processes:
         # a shell enters the cgroup and becomes the program: no Python runs between fork and exec
         process = subprocess.Popen(
             ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(home / "cgroup.procs"), *command],
-            stdin=subprocess.DEVNULL,
+            stdin=more.pop("stdin", subprocess.DEVNULL),
             stdout=more.pop("stdout", subprocess.DEVNULL),
             stderr=more.pop("stderr", subprocess.DEVNULL),
             **more,

@@ -11,8 +11,9 @@ import click
 
 from sidelight.cli import options
 from sidelight.cli.client import connect
-from sidelight.cli.render import detail_of, duration_text
+from sidelight.cli.render import duration_text
 from sidelight.cli.selection import duration_s, is_failed
+from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2
 
 

@@ -69,7 +69,18 @@ def doctor_command(output: str, bundle: Path | None, instance: str) -> None:
 def examine() -> list[Finding]:
     """All findings; changes nothing, but for a cgroup that is there for the length of the trial."""
     findings = [Finding("kernel", "good", f"{platform.release()} {platform.machine()}")]
-    findings += [_privileges(), _cgroup2(), _net_cls(), _bpffs(), _libbpf(), _memory(), _programs(), _stats(), _proc()]
+    findings += [
+        _privileges(),
+        _cgroup2(),
+        _net_cls(),
+        _bpffs(),
+        _libbpf(),
+        _memory(),
+        _loops(),
+        _programs(),
+        _stats(),
+        _proc(),
+    ]
     if all(finding.state != "bad" for finding in findings):
         findings.append(_trial())
     return findings
@@ -141,6 +152,21 @@ def _memory() -> Finding:
     if counted:
         return Finding("locked memory", "good", "this kernel counts maps as such; the limit may be raised")
     return Finding("locked memory", "good", "maps do not count as such on this kernel")
+
+
+def _loops() -> Finding:
+    """Kernels before 5.17 have no bpf_loop, without which HTTP/2 is not followed."""
+    try:
+        if bpf.has_loop():
+            return Finding("HTTP/2 and gRPC", "good", "this kernel has bpf_loop")
+    except UnsupportedFeature as error:
+        return Finding("HTTP/2 and gRPC", "limited", str(error))
+    return Finding(
+        "HTTP/2 and gRPC",
+        "limited",
+        "no bpf_loop on this kernel: their connections are counted, their calls are not",
+        "a kernel from 5.17 on",
+    )
 
 
 def _programs() -> Finding:

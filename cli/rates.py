@@ -39,7 +39,18 @@ def key_of(edge: dict[str, Any]) -> Key:
     return edge["reporter"], edge["source"], edge["destination"], edge["service"], edge["port"]
 
 
-_COUNTS = ("attempts", "opened", "adopted", "tx_bytes", "rx_bytes", "retransmits", "duration_ns", "failed", "closed")
+_COUNTS = (
+    "attempts",
+    "opened",
+    "adopted",
+    "tx_bytes",
+    "rx_bytes",
+    "retransmits",
+    "duration_ns",
+    "failed",
+    "closed",
+    "errors",
+)
 
 
 def merge_edges(documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,7 +91,9 @@ def _rate(edge: dict[str, Any], old: dict[str, Any], seconds: float) -> EdgeRate
 
     statuses = {s: n - old.get("statuses", {}).get(s, 0) for s, n in edge["statuses"].items()}
     requests = sum(statuses.values())
-    errors = sum(n for status, n in statuses.items() if status == "0" or status >= "500")
+    errors = grown("errors")
+    if "errors" not in edge:  # an agent of before, or its recording: HTTP alone
+        errors = sum(n for status, n in statuses.items() if status == "0" or status >= "500")
     buckets = histogram(edge["buckets"]) - histogram(old.get("buckets", {}))
     rtt = histogram(edge["rtt"]) - histogram(old.get("rtt", {}))
     if not rtt.any():

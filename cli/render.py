@@ -9,19 +9,13 @@ from typing import Any
 import click
 from google.protobuf import descriptor_pool, json_format
 
+from sidelight.agent.protocols import GRPC_SERVER_ERRORS
+from sidelight.exporter.detail import detail_of
 from sidelight.exporter.families import dns_code
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import observer_pb2, sidelight_pb2
 
 _COLOURS = {"2": "green", "3": "cyan", "4": "yellow", "5": "red", "0": "red"}
-
-
-def detail_of(flow: pb.Flow) -> sidelight_pb2.FlowDetail:
-    """What Sidelight adds to a flow; empty for another server's."""
-    found = sidelight_pb2.FlowDetail()
-    if flow.HasField("extensions"):
-        flow.extensions.Unpack(found)
-    return found
 
 
 def duration_text(seconds: float) -> str:
@@ -59,6 +53,10 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
     if record == "http":
         http = flow.l7.http
         path = "/" + http.url.partition("://")[2].partition("/")[2]
+        if detail.protocol == "gRPC":
+            text = f"gRPC {path.removeprefix('/')} {detail.status or '---'} {duration_text(flow.l7.latency_ns / 1e9)}"
+            good = "2" if detail.status == "OK" else "5" if detail.status in ("", *GRPC_SERVER_ERRORS) else "4"
+            return text + ("" if detail.status else " no status"), _COLOURS[good]
         status = str(http.code) if http.code else "---"
         text = f"{http.method} {path} {status} {duration_text(flow.l7.latency_ns / 1e9)}"
         return text + ("" if http.code else " no response"), _COLOURS.get(str(http.code)[0], "")

@@ -13,6 +13,7 @@ from sidelight.agent import loader
 from sidelight.agent.core import Agent
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.agent.settings import AgentSettings, default_socket
+from sidelight.exporter.catalog import DEFAULT_GROUPS
 from sidelight.exporter.families import FamilyOptions
 from sidelight.exporter.hubble import HubbleServer, TlsFiles
 
@@ -37,7 +38,7 @@ class Runtime:
         self.agent: Agent
 
     def family_options(self) -> FamilyOptions:
-        groups = self.values.get("groups") or ("http", "tcp", "dns")
+        groups = self.values.get("groups") or DEFAULT_GROUPS
         return FamilyOptions(
             groups=frozenset({*groups, "self"}),
             max_edges=self.values.get("max_edges", 5000),

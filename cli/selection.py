@@ -14,7 +14,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 
 from sidelight.agent.errors import ConfigError
+from sidelight.agent.protocols import GRPC_CODES, GRPC_SERVER_ERRORS
 from sidelight.agent.wire import is_search_noise
+from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2 as pb
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)$")
@@ -116,8 +118,11 @@ class Selection:
     def filters(self) -> list[pb.FlowFilter]:
         """Filters of which one has to match. Raises ConfigError."""
         common: dict[str, object] = dict(self.extra)
-        if self.status:
-            common["http_status_code"] = [_status(value) for value in self.status]
+        codes = [value for value in self.status if value.upper() not in GRPC_CODES]
+        if codes and len(codes) < len(self.status):
+            raise ConfigError("--status: HTTP's or gRPC's, not both at once")
+        if codes:
+            common["http_status_code"] = [_status(value) for value in codes]
         if self.methods:
             common["http_method"] = [method.upper() for method in self.methods]
         if self.path:
@@ -149,7 +154,11 @@ class Selection:
     def local(self) -> Callable[[pb.Flow], bool]:
         """What the filters cannot say, decided here."""
 
+        rpc = {value.upper() for value in self.status} & set(GRPC_CODES)
+
         def wanted(flow: pb.Flow) -> bool:
+            if rpc and detail_of(flow).status not in rpc:
+                return False
             if self.slower_s and flow.l7.latency_ns < self.slower_s * 1e9:
                 return False
             return not self.failed or is_failed(flow)
@@ -163,6 +172,9 @@ def is_failed(flow: pb.Flow) -> bool:
         return True
     record = flow.l7.WhichOneof("record")
     if record == "http":
+        detail = detail_of(flow)
+        if detail.protocol == "gRPC":
+            return detail.status in ("", *(GRPC_SERVER_ERRORS if detail.reporter == "destination" else GRPC_CODES[1:]))
         return flow.l7.http.code == 0 or flow.l7.http.code >= 500
     if record == "dns":
         return flow.l7.dns.rcode != 0 and not is_search_noise(flow.l7.dns.query, flow.l7.dns.rcode)
@@ -173,5 +185,5 @@ def _status(text: str) -> str:
     """404, 4xx or 4+ in Hubble's form."""
     match = re.fullmatch(r"([1-5])xx|([1-5]\d{0,1})\+|([1-5]\d\d)", text.lower())
     if not match:
-        raise ConfigError(f"{text!r} is not a status: want 404 or 5xx")
+        raise ConfigError(f"{text!r} is not a status: want 404, 5xx or UNAVAILABLE")
     return f"{match[1]}+" if match[1] else text

@@ -45,6 +45,14 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(
         f"  requests     {seen['seen_requests']} seen, {seen['seen_responses']} answered, {seen['seen_unanswered']} without a response"
     )
+    for title in dict.fromkeys(row["protocol"] for row in found["coverage"]):
+        rows = [row for row in found["coverage"] if row["protocol"] == title and row["exchanges"]]
+        if rows:
+            parts = (
+                f"{row['exchanges']} {row['outcome']}" + (f" ({row['reason']})" if row["reason"] else "")
+                for row in rows
+            )
+            click.echo(f"    {title:10} {', '.join(parts)}")
     click.echo(f"  flows        {found['flows_seen']} kept of {seen['seen_events']} events")
     click.echo(f"  edges        {found['edges']}, kernel maps {max(found['map_fill'].values()):.1%} full")
     click.echo(

@@ -15,8 +15,9 @@ import click
 from sidelight.agent.errors import ConfigError
 from sidelight.cli import options
 from sidelight.cli.client import connect
-from sidelight.cli.render import detail_of, line
+from sidelight.cli.render import line
 from sidelight.cli.selection import Selection, duration_s, is_failed, moment
+from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import observer_pb2
 
 STYLES = ("compact", "wide", "json", "jsonpb")
@@ -55,7 +56,12 @@ def complete_workload(ctx: click.Context, parameter: click.Parameter, incomplete
     help="Only to this end; repeat for more.",
     shell_complete=complete_workload,
 )
-@click.option("--status", multiple=True, metavar="STATUS", help="HTTP status or class: 404, 5xx; repeat for more.")
+@click.option(
+    "--status",
+    multiple=True,
+    metavar="STATUS",
+    help="HTTP status or class: 404, 5xx; or gRPC's: UNAVAILABLE; repeat for more.",
+)
 @click.option("--method", "methods", multiple=True, metavar="METHOD", help="HTTP method; repeat for more.")
 @click.option("--path", default="", metavar="PREFIX", help="Requests whose path begins so.")
 @click.option("--role", type=click.Choice(["client", "server"]), help="As reported by this end.")

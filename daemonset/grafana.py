@@ -110,6 +110,30 @@ WORKLOAD = (
     Panel("Bytes on connections, by peer", "All bytes of the workload's outgoing connections, HTTP or not.",
           (Query(total("sidelight_tcp_bytes_total", f'reporter="source", {WORKLOAD_OUT}', f"{WHO}, direction"), "{{destination_workload}} {{direction}}"),), "Bps"),
 )  # fmt: skip
+CALLS, CALLS_OUT = "rpc_server_call_duration_seconds", "rpc_client_call_duration_seconds"
+CALL_FAILED = 'error_type!=""'
+_LIVE = f'sum by ({WHO}, rpc_method) (sidelight_rpc_active_calls{{reporter="destination", {INSIDE}}})'
+GRPC = (
+    Panel("Calls", "gRPC calls that have ended a second, by the workload that serves them.",
+          (Query(total(f"{CALLS}_count", INSIDE, WHO), "{{destination_workload_namespace}}/{{destination_workload}}"),), "reqps"),
+    Panel("Failed share of calls", "Calls whose status is the server's fault (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS), or that ended without one.",
+          (Query(share(f"{CALLS}_count", INSIDE, CALL_FAILED, WHO), "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
+    Panel("Calls, by method", "Calls to the selected workload by method; those whose method is not known have none.",
+          (Query(total(f"{CALLS}_count", WORKLOAD_IN, "rpc_method"), "{{rpc_method}}"),), "reqps"),
+    Panel("Calls, by status", "Calls to the selected workload by how they ended; an empty status is a call that ended without one, or whose status could not be read.",
+          (Query(total(f"{CALLS}_count", WORKLOAD_IN, "rpc_status_code"), "{{rpc_status_code}}"),), "reqps"),
+    Panel("Duration of calls, 99th percentile", "To the end of the call: a stream lasts as long as it is open.",
+          (Query(quantile(0.99, CALLS, WORKLOAD_IN, "rpc_method"), "{{rpc_method}}"),), "s"),
+    Panel("Time to the first response", "Mean time from a call's beginning to its first response message.",
+          (Query(f"{total('sidelight_rpc_first_response_seconds_total', WORKLOAD_IN, 'rpc_method')} / ({total('sidelight_rpc_first_responses_total', WORKLOAD_IN, 'rpc_method')} > 0)", "{{rpc_method}}"),), "s"),
+    Panel("Calls that go on", "Calls that have begun and not ended: streams.", (Query(_LIVE, "{{destination_workload}} {{rpc_method}}"),), "short"),
+    Panel("Messages", "Messages of the calls that have ended, as their server saw them.",
+          (Query(total("sidelight_rpc_messages_total", f'reporter="destination", {WORKLOAD_IN}', "rpc_method, direction"), "{{rpc_method}} {{direction}}"),), "mps"),
+    Panel("Out, failed share of calls", "Of the calls that the workload makes, the share that did not end with OK, by who should have answered.",
+          (Query(share(f"{CALLS_OUT}_count", WORKLOAD_OUT, CALL_FAILED, WHO), "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
+    Panel("Version against version: failed share of calls", "The versions behind a service, side by side.",
+          (Query(share(f"{CALLS}_count", INSIDE, CALL_FAILED, "destination_service_name, destination_canonical_revision"), "{{destination_service_name}} {{destination_canonical_revision}}"),), "percentunit"),
+)  # fmt: skip
 _EDGES = f"max by ({FROM}, {WHO}) (sum by (reporter, {FROM}, {WHO}) ({rate('sidelight_tcp_bytes_total', INSIDE)}))"
 _EDGE_NAMES = named(named(_EDGES, "source", *FROM.split(", ")), "target", *WHO.split(", "))
 _SEEN = f"sum by ({WHO}) ({rate('sidelight_tcp_bytes_total', INSIDE)})"
@@ -158,6 +182,8 @@ SELF = (
     Panel("Seen", "What each stage saw a second.", (Query(total("sidelight_seen_total", "", "stage, item"), "{{stage}} {{item}}"),), "ops"),
     Panel("Lost", "What each stage lost, by why: seen is what was exported plus this. Suppressed events are not in the counters' way.",
           (Query(total("sidelight_lost_total", "", "stage, reason"), "{{stage}} {{reason}}"),), "ops"),
+    Panel("Coverage", "Exchanges a second by what is known of them: named, counted without a name, or lost, by why.",
+          (Query(total("sidelight_exchanges_total", "", "protocol, outcome, reason"), "{{protocol}} {{outcome}} {{reason}}"),), "ops"),
     Panel("Named, by how it was known", "Ends of connections named a second, by source.", (Query(total("sidelight_identity_resolutions_total", "", "end, source"), "{{end}} {{source}}"),), "ops"),
     Panel("Not named, by why", "Ends that are `unknown`.", (Query(total("sidelight_identity_unresolved_total", "", "reason"), "{{reason}}"),), "ops"),
     Panel("CPU", "Cores used: the agent's process, and the kernel programs while kernel.bpf_stats_enabled is 1.",
@@ -179,6 +205,7 @@ SELF = (
 DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "overview": ("Sidelight / Overview", OVERVIEW),
     "workload": ("Sidelight / Workload", WORKLOAD),
+    "grpc": ("Sidelight / gRPC", GRPC),
     "service-map": ("Sidelight / Service map", MAP),
     "tcp-health": ("Sidelight / TCP health", TCP),
     "dns-external": ("Sidelight / DNS and external calls", DNS),

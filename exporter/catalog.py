@@ -54,8 +54,10 @@ HTTP_LABELS = (
     "error_type",
     "http_route",
     "network_protocol_name",
+    "network_protocol_version",
     "url_scheme",
 )
+RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_status_code", "error_type")
 
 
 def _nearest_bounds(wanted_s: tuple[float, ...]) -> tuple[int, ...]:
@@ -99,6 +101,13 @@ CATALOG: tuple[Metric, ...] = (
     _m("http_server_response_body_size_bytes_total", "counter", "By", "Bytes of response bodies sent by servers.", _E, "packets", "http", "http.server.response.body.size.total"),
     _m("http_client_request_body_size_bytes_total", "counter", "By", "Bytes of request bodies sent by clients.", _E, "packets", "http", "http.client.request.body.size.total"),
     _m("http_client_response_body_size_bytes_total", "counter", "By", "Bytes of response bodies received by clients.", _E, "packets", "http", "http.client.response.body.size.total"),
+    # RPC, OpenTelemetry
+    _m("rpc_server_call_duration_seconds", "histogram", "s", "Duration of gRPC calls, to their last byte or their reset, seen at the server.", _E + RPC_LABELS, "packets", "rpc", "rpc.server.call.duration"),
+    _m("rpc_client_call_duration_seconds", "histogram", "s", "Duration of gRPC calls, to their last byte or their reset, seen at the client.", _E + RPC_LABELS, "packets", "rpc", "rpc.client.call.duration"),
+    _m("sidelight_rpc_messages_total", "counter", "{message}", "Messages of the calls that have ended; direction as seen by the reporter.", (*_E, "rpc_system_name", "rpc_method", "direction"), "packets", "rpc", "sidelight.rpc.messages"),
+    _m("sidelight_rpc_first_response_seconds_total", "counter", "s", "Summed time from a call's first byte to its first response message.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.first_response.time"),
+    _m("sidelight_rpc_first_responses_total", "counter", "{call}", "Calls that had a response message: what to divide that time by.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.first_responses"),
+    _m("sidelight_rpc_active_calls", "gauge", "{call}", "gRPC calls that go on now: streams that never end are here.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.active_calls"),
     # TCP
     _m("sidelight_tcp_connection_attempts_total", "counter", "{connection}", "Connections that a client tried to open (first SYN).", _E, "sock_ops", "tcp", "sidelight.tcp.connection.attempts"),
     _m("sidelight_tcp_connections_opened_total", "counter", "{connection}", "Connections established.", _E, "sock_ops", "tcp", "sidelight.tcp.connections.opened"),
@@ -142,7 +151,8 @@ CATALOG: tuple[Metric, ...] = (
     _m("sidelight_seen_total", "counter", "{item}", "What a stage saw.", ("stage", "item"), "books", "self", "sidelight.seen"),
     _m("sidelight_lost_total", "counter", "{item}", "What a stage lost, by why.", ("stage", "reason"), "books", "self", "sidelight.lost"),
     _m("sidelight_undecided_total", "counter", "{item}", "What packets alone did not decide, by what.", ("reason",), "books", "self", "sidelight.undecided"),
-    _m("sidelight_operations", "gauge", "{operation}", "Operations (HTTP routes) that count apart; what is beyond `--max-operations` counts under none, as `operation_folded` of sidelight_undecided_total.", (), "agent", "self", "sidelight.operations"),
+    _m("sidelight_exchanges_total", "counter", "{exchange}", "Coverage: exchanges counted and named, counted without a name by why, or lost by why. An exchange is one at each end that is observed.", ("protocol", "outcome", "reason"), "books", "self", "sidelight.exchanges"),
+    _m("sidelight_operations", "gauge", "{operation}", "Operations (HTTP routes, gRPC methods) that count apart; what is beyond `--max-operations` counts under none, as `operation_folded` of sidelight_undecided_total.", (), "agent", "self", "sidelight.operations"),
     _m("sidelight_identity_resolutions_total", "counter", "{connection}", "Ends named, by how the name was known.", ("end", "source"), "identity", "self", "sidelight.identity.resolutions"),
     _m("sidelight_identity_unresolved_total", "counter", "{connection}", "Ends without a name, by why.", ("reason",), "identity", "self", "sidelight.identity.unresolved"),
     _m("sidelight_identity_staleness_seconds", "gauge", "s", "Time since the API server was last heard; 0 without Kubernetes.", (), "identity", "self", "sidelight.identity.staleness"),
@@ -162,13 +172,14 @@ CATALOG: tuple[Metric, ...] = (
 
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in CATALOG}
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(metric.group for metric in CATALOG))
-DEFAULT_GROUPS: frozenset[str] = frozenset({"http", "tcp", "dns", "self"})
+DEFAULT_GROUPS: frozenset[str] = frozenset({"http", "rpc", "tcp", "dns", "self"})
 
 
 def markdown() -> str:
     """docs/metrics.md."""
     titles = {
         "http": "HTTP (OpenTelemetry semantic conventions)",
+        "rpc": "RPC (OpenTelemetry semantic conventions)",
         "tcp": "TCP",
         "dns": "DNS",
         "istio": "Istio's standard metrics, opt-in (`--metrics istio`)",

@@ -10,7 +10,7 @@ import numpy as np
 
 from sidelight import __version__
 from sidelight.agent import layout
-from sidelight.agent.books import EdgeKey, LatencyKey
+from sidelight.agent.books import EdgeKey, LatencyKey, Table
 from sidelight.agent.core import Snapshot
 from sidelight.agent.operations import RETIRED, operation_name
 from sidelight.agent.protocols import DNS, PROTOCOLS, TCP_CONNECT, TCP_RTT
@@ -189,11 +189,24 @@ def http_labels(key: LatencyKey, operations: dict[int, str]) -> Labels:
     protocol = PROTOCOLS[key.protocol]
     pairs = [
         ("http_request_method", protocol.method(key.method)),
-        ("http_response_status_code", str(key.status) if key.status else ""),
+        ("http_response_status_code", protocol.answer(key.status)),
         ("error_type", protocol.error_type(key.status, client=False)),
         (protocol.operation, operation_name(operations, key.operation)),
         ("network_protocol_name", protocol.name),
+        ("network_protocol_version", protocol.version),
         ("url_scheme", protocol.scheme),
+    ]
+    return tuple(pair for pair in pairs if pair[1])
+
+
+def rpc_labels(key: LatencyKey, operations: dict[int, str]) -> Labels:
+    """OpenTelemetry's attributes of a call."""
+    protocol = PROTOCOLS[key.protocol]
+    pairs = [
+        ("rpc_system_name", "grpc"),
+        ("rpc_method", operation_name(operations, key.operation)),
+        ("rpc_status_code", protocol.answer(key.status)),
+        ("error_type", protocol.error_type(key.status, client=key.edge.role == layout.ROLE_CLIENT)),
     ]
     return tuple(pair for pair in pairs if pair[1])
 
@@ -226,6 +239,7 @@ class Collector:
 
         makers: dict[str, Callable[[Collector], None]] = {
             "http": _http,
+            "rpc": _rpc,
             "tcp": _tcp,
             "dns": _dns,
             "istio": istio,
@@ -256,7 +270,7 @@ def body_field(role: int, what: str) -> str:
 
 def _http(collector: Collector) -> None:
     for key, row, created in collector.requests():
-        if key.operation == RETIRED:
+        if key.operation == RETIRED or PROTOCOLS[key.protocol].rpc:
             continue
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
         labels = collector.labels_of(key.edge) + http_labels(key, collector.snapshot.operations)
@@ -267,6 +281,34 @@ def _http(collector: Collector) -> None:
             if value := int(row[body_field(edge.role, what)]):
                 name = f"http_{side}_{what}_body_size_bytes_total"
                 collector.family(name).add(collector.labels_of(edge), value, created)
+
+
+def _rpc(collector: Collector) -> None:
+    sums: dict[tuple[str, Labels], tuple[float, float]] = {}
+    for key, row, created in collector.requests():
+        if key.operation == RETIRED or not PROTOCOLS[key.protocol].rpc:
+            continue
+        client = key.edge.role == layout.ROLE_CLIENT
+        edge, call = collector.labels_of(key.edge), rpc_labels(key, collector.snapshot.operations)
+        family = collector.family(f"rpc_{'client' if client else 'server'}_call_duration_seconds")
+        _histogram(family, edge + call, row, created)
+        method = edge + tuple(pair for pair in call if pair[0] in ("rpc_system_name", "rpc_method"))
+        for name, value, labels in (
+            ("sidelight_rpc_first_response_seconds_total", float(row["first_ns"]) / 1e9, method),
+            ("sidelight_rpc_first_responses_total", float(row["first_count"]), method),
+            ("sidelight_rpc_messages_total", float(row["tx_messages"]), (*method, ("direction", "transmit"))),
+            ("sidelight_rpc_messages_total", float(row["rx_messages"]), (*method, ("direction", "receive"))),
+        ):
+            if value:
+                before, since = sums.get((name, labels), (0.0, created))
+                sums[name, labels] = (before + value, min(since, created))
+    for (name, labels), (value, created) in sums.items():
+        collector.family(name).add(labels, value, created)
+    for (known, operation), count in collector.snapshot.active_calls.items():
+        labels = (*collector.labels_of(known), ("rpc_system_name", "grpc"))
+        if operation:
+            labels += (("rpc_method", operation_name(collector.snapshot.operations, operation)),)
+        collector.family("sidelight_rpc_active_calls").add(labels, count)
 
 
 _TCP_PLAIN = {
@@ -320,6 +362,34 @@ def _dns(collector: Collector) -> None:
             _histogram(collector.family("dns_lookup_duration_seconds"), labels, row, created)
 
 
+_UNNAMED = {
+    "unnamed_before": "said before the programs",
+    "unnamed_sync": "said in what was lost",
+    "unnamed_long": "too long or too many",
+}
+
+
+def coverage(kernel: dict[str, int], latencies: Table) -> list[tuple[str, str, str, int]]:
+    """(protocol, outcome, reason, exchanges) since the maps were made: what is known of those counted, and what was lost."""
+    found = []
+    for protocol in PROTOCOLS.values():
+        rows = [index for index, key in enumerate(latencies.keys) if key.protocol == protocol.number]
+        counted = int(latencies.values["buckets"][rows].sum()) + int(latencies.values["untimed"][rows].sum())
+        if protocol.counters:
+            found.append((protocol.title, "named", "", kernel[f"{protocol.counters}_named"]))
+            for name, reason in _UNNAMED.items():
+                found.append((protocol.title, "unnamed", reason, kernel[f"{protocol.counters}_{name}"]))
+            unread = kernel[f"{protocol.counters}_status_unread"]
+            found.append((protocol.title, "status unread", "said before the programs, or in what was lost", unread))
+        else:
+            untimed = int(latencies.values["untimed"][rows].sum())
+            found.append((protocol.title, "named", "", counted - untimed))
+            found.append((protocol.title, "unnamed", _UNNAMED["unnamed_long"], untimed))
+    found.append(("HTTP", "lost", "in flight when bytes were lost", kernel["lost_exchanges"]))
+    found.append(("HTTP", "lost", "answers to what was not seen", kernel["exchange_unmatched"]))
+    return found
+
+
 def _self(collector: Collector) -> None:
     snapshot = collector.snapshot
     began = snapshot.started_at
@@ -335,6 +405,8 @@ def _self(collector: Collector) -> None:
             put("sidelight_lost_total", value, ("stage", "kernel"), ("reason", counter.name.removeprefix("lost_")))
         else:
             put("sidelight_undecided_total", value, ("reason", counter.name.removeprefix("lost_")))
+    for title, outcome, reason, value in coverage(snapshot.kernel, snapshot.latencies):
+        put("sidelight_exchanges_total", value, ("protocol", title), ("outcome", outcome), ("reason", reason))
     put("sidelight_seen_total", snapshot.flows_seen, ("stage", "agent"), ("item", "flows"))
     put("sidelight_seen_total", snapshot.generation + 1, ("stage", "agent"), ("item", "generations"))
     put("sidelight_lost_total", snapshot.malformed_events, ("stage", "agent"), ("reason", "malformed_event"))

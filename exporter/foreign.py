@@ -11,6 +11,7 @@ import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.books import EdgeKey, LatencyKey
+from sidelight.agent.operations import operation_name
 from sidelight.agent.protocols import DNS, PROTOCOLS, failed
 from sidelight.exporter.families import Labels, body_field, dns_code, is_outside, source_destination
 from sidelight.identity.model import Identity, Kind
@@ -96,8 +97,8 @@ def istio(collector: Collector) -> None:
         labels = (
             *labels_of(edge),
             ("request_protocol", PROTOCOLS[protocol].istio),
-            ("response_code", str(status)),
-            ("grpc_response_status", ""),
+            ("response_code", str(PROTOCOLS[protocol].http_status(status))),
+            ("grpc_response_status", PROTOCOLS[protocol].grpc_code(status)),
         )
         count = int(buckets.sum()) + untimed
         requests[edge] = requests.get(edge, 0) + count
@@ -178,6 +179,12 @@ def service_graph(collector: Collector) -> None:
     _span_metrics(collector)
 
 
+def _span_name(key: LatencyKey, operations: dict[int, str]) -> str:
+    """A call's by its method; a request's without its route, as it always was: dashboards are made of it."""
+    protocol = PROTOCOLS[key.protocol]
+    return (operation_name(operations, key.operation) or "grpc") if protocol.rpc else protocol.method(key.method)
+
+
 def _span_metrics(collector: Collector) -> None:
     """traces_spanmetrics_*: each request once a side, by the service whose span it would be."""
     sums: dict[Labels, tuple[np.ndarray, float, int, float]] = {}
@@ -187,7 +194,7 @@ def _span_metrics(collector: Collector) -> None:
         error = PROTOCOLS[key.protocol].error_type(key.status, client=client)
         labels: Labels = (
             ("service", graph_name(source if client else destination)),
-            ("span_name", PROTOCOLS[key.protocol].method(key.method)),
+            ("span_name", _span_name(key, collector.snapshot.operations)),
             ("span_kind", "SPAN_KIND_CLIENT" if client else "SPAN_KIND_SERVER"),
             ("status_code", "STATUS_CODE_ERROR" if error else "STATUS_CODE_UNSET"),
         )
@@ -216,7 +223,7 @@ def hubble(collector: Collector) -> None:
         labels: Labels = (
             ("method", method),
             ("protocol", f"HTTP/{protocol.version}"),
-            ("status", str(key.status)),
+            ("status", str(protocol.http_status(key.status))),
             ("reporter", side),
         )
         counts[labels] = counts.get(labels, 0) + count

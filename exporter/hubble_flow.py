@@ -7,7 +7,7 @@ import uuid
 from sidelight.agent import decode, layout
 from sidelight.agent.attribute import source_and_destination
 from sidelight.agent.flows import Flow, role_is_client
-from sidelight.agent.protocols import PROTOCOLS
+from sidelight.agent.protocols import HTTP1, PROTOCOLS, Protocol
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import sidelight_pb2
 from sidelight.identity.model import Identity, Kind
@@ -145,19 +145,28 @@ def _fill_http(result: pb.Flow, flow: Flow, reply: bool) -> None:
     http = result.l7.http
     result.l7.type = pb.RESPONSE if reply else pb.REQUEST
     result.l7.latency_ns = int(event["duration_ns"])
-    http.code = int(event["status"])
     protocol = PROTOCOLS[int(event["reason"])]
+    answer = protocol.answer(int(event["status"]))
+    http.code = protocol.http_status(int(event["status"]))
     http.method = text.method or protocol.method(int(event["method"]))
     http.protocol = text.version or f"HTTP/{protocol.version}"
     host = text.host or result.IP.destination
-    http.url = f"http://{host}{text.path or '/'}"
+    http.url = f"http://{host}{text.path or _known_path(flow, protocol)}"
+    if protocol.rpc and answer:
+        http.headers.add(key="grpc-status", value=protocol.grpc_code(int(event["status"])))
     if text.traceparent:
         result.trace_context.parent.trace_id = text.traceparent[3:35]
     milliseconds = int(event["duration_ns"]) / 1e6
     if reply:
-        result.Summary = f"{http.protocol} {http.code} {milliseconds:.0f}ms ({http.method} {http.url})"
+        said = answer if protocol.rpc else http.code
+        result.Summary = f"{http.protocol} {said} {milliseconds:.0f}ms ({http.method} {http.url})"
     else:
         result.Summary = f"{http.protocol} {http.method} {http.url} (no response)"
+
+
+def _known_path(flow: Flow, protocol: Protocol) -> str:
+    """Where the path's text did not come again: what it counts under, a gRPC method or a route."""
+    return f"/{flow.operation}" if protocol.rpc and flow.operation else flow.operation or "/"
 
 
 def reason_of(event: object) -> str:
@@ -172,6 +181,7 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
     event = flow.event
     segments = int(event["segments"])
     kind = int(event["type"])
+    protocol = PROTOCOLS[int(event["reason"])] if kind == decode.REQUEST else HTTP1
     return sidelight_pb2.FlowDetail(
         kind=KINDS.get(kind, ""),
         reporter="source" if role_is_client(event) else "destination",
@@ -195,4 +205,6 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         source_container=source.container,
         destination_container=destination.container,
         operation=flow.operation,
+        protocol=protocol.title if kind == decode.REQUEST else "",
+        status=protocol.answer(int(event["status"])) if kind == decode.REQUEST else "",
     )

@@ -129,26 +129,35 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     peer = destination if client else source
     address = text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name)
     error = protocol.error_type(status, client=client)
+    name = (method if method != "_OTHER" else "HTTP") + (f" {route}" if route else "")
+    if protocol.rpc:
+        name = flow.operation or path.removeprefix("/") or "grpc"
     # the client span hangs on what the application named, the server span on the client span, where somebody sends one
     parent_id = client_id if not client and observed_elsewhere(source) else parent
     span = trace_pb2.Span(
         trace_id=trace,
         span_id=client_id if client else server_id,
         parent_span_id=parent_id,
-        name=(method if method != "_OTHER" else "HTTP") + (f" {route}" if route else ""),
+        name=name,
         kind=trace_pb2.Span.SPAN_KIND_CLIENT if client else trace_pb2.Span.SPAN_KIND_SERVER,
         start_time_unix_nano=flow.time_ns - duration,
         end_time_unix_nano=flow.time_ns,
     )
-    span.MergeFromString(
-        _common_attributes(
-            method, text.version, address, int(event["key"]["port"]), peer.service_name or peer.workload or peer.name,
-            status, route, error,
-        )
-    )  # fmt: skip
-    _add_text(span, "url.path", path)
-    if client:
-        _add_text(span, "url.full", f"http://{text.host or 'unknown'}{path}")
+    peer_name = peer.service_name or peer.workload or peer.name
+    port = int(event["key"]["port"])
+    if protocol.rpc:
+        answer = protocol.answer(status)
+        span.MergeFromString(_rpc_attributes(name, address, port, peer_name, answer, error))
+    else:
+        version = text.version.removeprefix("HTTP/") or protocol.version
+        span.MergeFromString(
+            _common_attributes(
+                method, version, address, port, peer_name, protocol.http_status(status), route, error
+            )
+        )  # fmt: skip
+        _add_text(span, "url.path", path)
+        if client:
+            _add_text(span, "url.full", f"http://{text.host or 'unknown'}{path}")
     if error:
         span.status.code = trace_pb2.Status.STATUS_CODE_ERROR
     return (source if client else destination), span
@@ -167,7 +176,7 @@ def _common_attributes(
         _text("http.request.method", method),
         _text("url.scheme", "http"),
         _text("network.protocol.name", "http"),
-        _text("network.protocol.version", version.removeprefix("HTTP/") or "1.1"),
+        _text("network.protocol.version", version),
         _text("server.address", address),
         _number("server.port", port),
         _text("service.peer.name", peer_name),
@@ -177,6 +186,25 @@ def _common_attributes(
         attributes.append(_number("http.response.status_code", status))
     if route:
         attributes.append(_text("http.route", route))
+    if error:
+        attributes.append(_text("error.type", error))
+    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
+    return encoded
+
+
+@lru_cache(maxsize=4096)
+def _rpc_attributes(method: str, address: str, port: int, peer_name: str, answer: str, error: str) -> bytes:
+    """Likewise, of a call."""
+    attributes = [
+        _text("rpc.system.name", "grpc"),
+        _text("rpc.method", method),
+        _text("server.address", address),
+        _number("server.port", port),
+        _text("service.peer.name", peer_name),
+        _text("peer.service", peer_name),
+    ]
+    if answer:
+        attributes.append(_text("rpc.status_code", answer))
     if error:
         attributes.append(_text("error.type", error))
     encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()

@@ -12,8 +12,8 @@ from sidelight.agent import layout
 from sidelight.agent.audit import audit
 from sidelight.agent.core import Agent
 from sidelight.agent.governor import Level
-from sidelight.agent.protocols import PROTOCOLS, TCP_RTT
-from sidelight.exporter.families import FamilyOptions, shown, source_destination
+from sidelight.agent.protocols import PROTOCOLS, TCP_RTT, failed
+from sidelight.exporter.families import FamilyOptions, coverage, shown, source_destination
 from sidelight.exporter.map import map_views, node_id, service_map
 from sidelight.identity.names import address_of
 
@@ -35,6 +35,7 @@ def _edges(agent: Agent, argument: str) -> dict[str, Any]:
                 "service": edge.service.host if edge.service else "",
                 "port": edge.port,
                 "statuses": {},
+                "errors": 0,
                 "buckets": {},
                 "rtt": {},
             }
@@ -50,8 +51,12 @@ def _edges(agent: Agent, argument: str) -> dict[str, Any]:
         known = entry(key.edge)
         sparse = {str(i): int(n) for i, n in enumerate(row["buckets"]) if n}
         if key.protocol in PROTOCOLS:
-            status = str(key.status)
-            known["statuses"][status] = known["statuses"].get(status, 0) + sum(sparse.values()) + int(row["untimed"])
+            status, asked = (
+                PROTOCOLS[key.protocol].answer(key.status) or "0",
+                sum(sparse.values()) + int(row["untimed"]),
+            )
+            known["statuses"][status] = known["statuses"].get(status, 0) + asked
+            known["errors"] += asked if failed(key.protocol, key.status) else 0
             for index, count in sparse.items():
                 known["buckets"][index] = known["buckets"].get(index, 0) + count
         elif key.protocol == TCP_RTT:
@@ -85,6 +90,10 @@ def _status(agent: Agent, argument: str) -> dict[str, Any]:
             for c in layout.counters()
             if c.kind == "UNDECIDED" and snapshot.kernel[c.name]
         },
+        "coverage": [
+            {"protocol": protocol, "outcome": outcome, "reason": reason, "exchanges": exchanges}
+            for protocol, outcome, reason, exchanges in coverage(snapshot.kernel, snapshot.latencies)
+        ],
         "shed": Level(snapshot.level).name.lower(),
         "cpu_s": snapshot.cpu_seconds,
         "rss_bytes": snapshot.rss_bytes,

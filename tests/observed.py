@@ -82,6 +82,12 @@ class Totals:
     edges: dict[tuple[str, int, int], dict[str, Any]] = field(default_factory=dict)
     http: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """(role, method, status) -> requests; status 0: no response."""
+    exchanges: Counter[tuple[str, int, int, int, int]] = field(default_factory=Counter)
+    """(role, protocol, method, status, operation) -> exchanges."""
+    messages: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(role, tx or rx) -> gRPC messages."""
+    protocols: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """(role, protocol) -> exchanges."""
     other: Counter[tuple[str, int]] = field(default_factory=Counter)
     """(role, protocol) -> samples."""
 
@@ -98,7 +104,9 @@ _ROLES = {layout.ROLE_CLIENT: "client", layout.ROLE_SERVER: "server", layout.ROL
 class Observed:
     """The programs on a cgroup, read directly through the source: no agent in between."""
 
-    def __init__(self, sizes: Sizes | None = None, capture: CaptureSettings = OPEN_RATES) -> None:
+    def __init__(
+        self, sizes: Sizes | None = None, capture: CaptureSettings = OPEN_RATES, *, attached: bool = True
+    ) -> None:
         global _serial
         _serial += 1
         remove_leftovers()
@@ -113,12 +121,18 @@ class Observed:
         self._edge_values = np.zeros(1, layout.EDGE_VALUE)
         self._latency_rows: Counter[tuple[int, int, int]] = Counter()
         try:
-            self.report = run_loader(LoadRequest(str(self.cgroup), self.instance, sizes=self.sizes))
-            self.source = Source(Pins.of(self.instance), self.sizes)
-            self.configure(capture)
+            if attached:
+                self.attach(capture)
         except BaseException:
             self.close()
             raise
+
+    def attach(self, capture: CaptureSettings = OPEN_RATES) -> None:
+        """Loads and attaches the programs: at once, unless the test wants connections that are older."""
+        self.report = run_loader(LoadRequest(str(self.cgroup), self.instance, sizes=self.sizes))
+        self.source = Source(Pins.of(self.instance), self.sizes)
+        self.configure(capture)
+        self.source.adopt(self.report.roles)
 
     def configure(self, capture: CaptureSettings) -> None:
         self.source.configure(settings_record(capture))
@@ -161,6 +175,10 @@ class Observed:
             if role == "overflow":
                 self.totals.other[("overflow", 0)] += n
             elif protocol in PROTOCOLS:
+                self.totals.protocols[(role, protocol)] += n
+                self.totals.exchanges[(role, protocol, int(key["method"]), status, int(key["operation"]))] += n
+                self.totals.messages[(role, "tx")] += int(value["tx_messages"])
+                self.totals.messages[(role, "rx")] += int(value["rx_messages"])
                 self.totals.http[(role, PROTOCOLS[protocol].method(int(key["method"])), status)] += n
             else:
                 self.totals.other[(role, protocol)] += n

@@ -33,11 +33,8 @@ static __always_inline struct settings *current_settings(void)
 	return settings.lookup(&zero);
 }
 
-/*
- * A key that is not in the current generation's map yet: added with the value `fresh`, or, when the map is full, the overflow
- * entry's value, which counts as `full`. Null when there is none, which is counted too.
- */
-static __always_inline void *books_add(void *current, void *key, void *fresh, void *overflow, u32 full)
+/* A key that is not in the current generation's map yet, added with the value `fresh`. Null: the map is full, which counts as `full`. */
+static __always_inline void *books_add(void *current, void *key, void *fresh, u32 full)
 {
 	void *value;
 
@@ -45,10 +42,16 @@ static __always_inline void *books_add(void *current, void *key, void *fresh, vo
 		return 0;
 	bpf_map_update_elem(current, key, fresh, BPF_NOEXIST);
 	value = bpf_map_lookup_elem(current, key);
-	if (value)
-		return value;
-	count(full);
-	value = bpf_map_lookup_elem(current, overflow);
+	if (!value)
+		count(full);
+	return value;
+}
+
+/* The overflow entry, which takes what a full map cannot. Null when there is none, which is counted too. */
+static __always_inline void *books_overflow(void *current, void *overflow)
+{
+	void *value = bpf_map_lookup_elem(current, overflow);
+
 	if (!value)
 		COUNT(lost_edge_no_map);
 	return value;
@@ -69,14 +72,15 @@ static __always_inline struct edge_value *edge_get(struct edge_key *key)
 	value = bpf_map_lookup_elem(current, key);
 	if (value)
 		return value;
-	return books_add(current, key, zero_edge.lookup(&zero), &overflow, COUNTER_lost_edge_map_full);
+	value = books_add(current, key, zero_edge.lookup(&zero), COUNTER_lost_edge_map_full);
+	return value ? value : books_overflow(current, &overflow);
 }
 
 #define EDGE_ADD(value, field, n) __sync_fetch_and_add(&(value)->field, (n))
 
+/* Likewise. Where there is no room, the key becomes that of the overflow entry. */
 static __always_inline struct latency_value *latency_get(struct latency_key *key)
 {
-	struct latency_key overflow = {.edge = {.role = ROLE_OVERFLOW}};
 	struct latency_value *value;
 	u32 zero = 0;
 	void *current = latencies.lookup(&zero);
@@ -88,7 +92,12 @@ static __always_inline struct latency_value *latency_get(struct latency_key *key
 	value = bpf_map_lookup_elem(current, key);
 	if (value)
 		return value;
-	return books_add(current, key, zero_latency.lookup(&zero), &overflow, COUNTER_lost_latency_map_full);
+	value = books_add(current, key, zero_latency.lookup(&zero), COUNTER_lost_latency_map_full);
+	if (value)
+		return value;
+	__builtin_memset(key, 0, sizeof(*key));
+	key->edge.role = ROLE_OVERFLOW;
+	return books_overflow(current, key);
 }
 
 /*

@@ -22,11 +22,10 @@ int egress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, TX);
-	if (next == NEXT_STEP) {
-		egress_next.call(skb, PROTOCOL_HTTP1);
-		tcp_packet_cut(sk, TX);
-	} else if (next != NEXT_NONE) {
+	if (next != NEXT_NONE) {
 		egress_next.call(skb, next);
+		if (next < NEXT_CLOSE_HTTP2)
+			tcp_packet_cut(sk, TX);
 	}
 	return PASS;
 }
@@ -34,11 +33,24 @@ int egress(struct __sk_buff *skb)
 int egress_http1(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
+	enum next next;
 
-	if (sk && tcp_http1(skb, skb, sk, TX)) {
-		egress_next.call(skb, PROTOCOL_HTTP1);
+	if (!sk)
+		return PASS;
+	next = tcp_http1(skb, skb, sk, TX);
+	if (next != NEXT_NONE) {
+		egress_next.call(skb, next);
 		tcp_packet_cut(sk, TX);
 	}
+	return PASS;
+}
+
+int egress_http2(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk)
+		tcp_http2(skb, skb, sk, TX);
 	return PASS;
 }
 
@@ -48,5 +60,14 @@ int egress_close(struct __sk_buff *skb)
 
 	if (sk && tcp_close_next(skb, sk))
 		egress_next.call(skb, NEXT_CLOSE);
+	return PASS;
+}
+
+int egress_close_http2(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_close_http2(skb, sk))
+		egress_next.call(skb, NEXT_CLOSE_HTTP2);
 	return PASS;
 }

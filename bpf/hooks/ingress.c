@@ -58,11 +58,10 @@ int ingress(struct __sk_buff *skb)
 		return PASS;
 	}
 	next = tcp_packet(skb, sk, &p, RX);
-	if (next == NEXT_STEP) {
-		ingress_next.call(skb, PROTOCOL_HTTP1);
-		tcp_packet_cut(sk, RX);
-	} else if (next != NEXT_NONE) {
+	if (next != NEXT_NONE) {
 		ingress_next.call(skb, next);
+		if (next < NEXT_CLOSE_HTTP2)
+			tcp_packet_cut(sk, RX);
 	}
 	return PASS;
 }
@@ -70,11 +69,24 @@ int ingress(struct __sk_buff *skb)
 int ingress_http1(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;
+	enum next next;
 
-	if (sk && tcp_http1(skb, skb, sk, RX)) {
-		ingress_next.call(skb, PROTOCOL_HTTP1);
+	if (!sk)
+		return PASS;
+	next = tcp_http1(skb, skb, sk, RX);
+	if (next != NEXT_NONE) {
+		ingress_next.call(skb, next);
 		tcp_packet_cut(sk, RX);
 	}
+	return PASS;
+}
+
+int ingress_http2(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk)
+		tcp_http2(skb, skb, sk, RX);
 	return PASS;
 }
 
@@ -101,5 +113,14 @@ int ingress_close(struct __sk_buff *skb)
 
 	if (sk && tcp_close_next(skb, sk))
 		ingress_next.call(skb, NEXT_CLOSE);
+	return PASS;
+}
+
+int ingress_close_http2(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_close_http2(skb, sk))
+		ingress_next.call(skb, NEXT_CLOSE_HTTP2);
 	return PASS;
 }

@@ -103,7 +103,7 @@ static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_so
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
-	if (protocol_begins(from->data[0]) >= L7_TLS) {
+	if (protocol_begins(from->data) >= L7_TLS) {
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
@@ -114,9 +114,10 @@ static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_so
 		c->l7 = L7_OPAQUE;
 		return false;
 	}
-	c->l7 = protocol_begins(from->data[0]);
-	l->streams[TX].next = c->dir[TX].end;
+	c->l7 = protocol_begins(from->data);
 	l->streams[RX].next = from->sequence;
+	l->streams[RX].begun = 1;
+	protocol_begin_stream(c, &l->streams[RX], c->l7, true);
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < REORDER_SEGMENT; i += 8)
 		*(u64 *)(kept->data + i) = *(u64 *)(from->data + i);
@@ -179,7 +180,7 @@ static __always_inline void connection_failed(struct bpf_sock_ops *ops, struct c
 	event_connection(ops, c, EVENT_FAIL, reason, now, now - c->started_ns, 0);
 }
 
-static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk)
+static __always_inline enum next on_close(struct bpf_sock_ops *ops, struct bpf_sock *sk)
 {
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 	u32 old = ops->args[0];
@@ -189,10 +190,10 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 	u8 reason;
 
 	if (!c || c->flags & CONN_CLOSED)
-		return false;
+		return NEXT_NONE;
 	if (!(c->flags & CONN_OPENED)) {
 		connection_failed(ops, c, old, now);
-		return false;
+		return NEXT_NONE;
 	}
 	if (c->flags & CONN_TIMED_OUT)
 		reason = CLOSE_TIMED_OUT;
@@ -212,7 +213,7 @@ static __always_inline bool on_close(struct bpf_sock_ops *ops, struct bpf_sock *
 	connection_flush_into(edge, c, l, RX, 0, 0);
 	connection_flush_into(edge, c, l, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
 	connection_end(ops, edge, c, reason, now, ops->srtt_us >> 3);
-	return l && exchange_waiting(l);
+	return l && (c->l7 == PROTOCOL_HTTP2 || exchange_waiting(l)) ? protocol_close(c) : NEXT_NONE;
 }
 
 /* A tail call failed: what the handshake carried is not followed to its end. */
@@ -221,6 +222,11 @@ static __always_inline void sock_ops_cut(struct bpf_sock *sk)
 	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
+	if (c && c->l7 == PROTOCOL_HTTP2) {
+		COUNT(http2_not_followed);
+		c->l7 = L7_OPAQUE;
+		return;
+	}
 	COUNT(lost_stream_tail_call);
 	if (l && c)
 		protocol_lose_sync(c, l, &l->streams[RX], true);
@@ -230,6 +236,7 @@ int sock_ops(struct bpf_sock_ops *ops)
 {
 	struct connection *c;
 	struct bpf_sock *sk;
+	enum next next;
 	u32 op = ops->op;
 
 	/* Most callbacks are questions about options, for which the answer is "as you like": leave at once. */
@@ -241,15 +248,20 @@ int sock_ops(struct bpf_sock_ops *ops)
 	if (!sk)
 		return 1;
 	if (op == BPF_SOCK_OPS_STATE_CB) {
-		if (on_close(ops, sk))
-			sock_ops_next.call(ops, NEXT_CLOSE);
+		next = on_close(ops, sk);
+		if (next != NEXT_NONE)
+			sock_ops_next.call(ops, next);
 	} else if (op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
 		on_connect(ops, sk);
 	} else if (op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
 		on_active(ops, sk);
 	} else if (op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
-		if (on_passive(ops, sk))
-			sock_ops_next.call(ops, PROTOCOL_HTTP1);
+		if (on_passive(ops, sk)) {
+			c = connections.sk_storage_get(sk, 0, 0);
+			if (c)
+				sock_ops_next.call(ops, protocol_step(c));
+			sock_ops_cut(sk);
+		}
 	} else if (op == BPF_SOCK_OPS_RTO_CB) {
 		if (ops->args[2]) { /* retransmitted for the last time: tcp_write_timeout() */
 			c = connections.sk_storage_get(sk, 0, 0);
@@ -275,9 +287,32 @@ int sock_ops_http1(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
 
-	if (sk && tcp_http1(ops, 0, sk, RX)) {
-		sock_ops_next.call(ops, PROTOCOL_HTTP1);
+	enum next next;
+
+	if (!sk)
+		return 1;
+	next = tcp_http1(ops, 0, sk, RX);
+	if (next != NEXT_NONE) {
+		sock_ops_next.call(ops, next);
 		sock_ops_cut(sk);
 	}
+	return 1;
+}
+
+int sock_ops_http2(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk)
+		tcp_http2(ops, 0, sk, RX);
+	return 1;
+}
+
+int sock_ops_close_http2(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_close_http2(ops, sk))
+		sock_ops_next.call(ops, NEXT_CLOSE_HTTP2);
 	return 1;
 }

@@ -157,53 +157,61 @@ static __always_inline void text_of(struct bpf_sock *sk, struct request_event *e
 	e->event.flags |= EVENT_TEXT_TRUNCATED;
 }
 
-/* The event of exchange `index`, if it is wanted. Status 0: no answer. `error`: it counts as failed. */
-static __always_inline void exchange_event(void *ctx, struct bpf_sock *sk, struct connection *c,
-					   struct l7_connection *l, u32 index, u16 status, bool error, u64 now,
-					   u64 duration_ns, u32 response_seq)
+/* An exchange that has ended, as its event shows it. */
+struct exchange_end {
+	u64 now, duration_ns;
+	u32 request_seq, response_seq;
+	u32 operation;
+	u16 status; /* 0: no answer */
+	u8 protocol, method;
+	bool error;   /* it counts as failed */
+	bool sampled; /* by its traceparent */
+};
+
+/* Its event, to be given its text and submitted; null when it is not wanted, or counted as lost. */
+static __always_inline struct request_event *exchange_event(void *ctx, struct connection *c,
+							    const struct exchange_end *end)
 {
 	struct settings *set = current_settings();
 	struct request_event *e;
 	u8 flags = 0;
 
 	if (!set)
-		return;
-	if (l->flags[SLOT(index)] & EXCHANGE_SAMPLED)
+		return 0;
+	if (end->sampled)
 		flags |= EVENT_TRACE_SAMPLED;
-	if (set->slow_ns && duration_ns >= set->slow_ns)
+	if (set->slow_ns && end->duration_ns >= set->slow_ns)
 		flags |= EVENT_SLOW;
-	if (status == 0)
+	if (end->status == 0)
 		flags |= EVENT_UNANSWERED;
-	if (flags || error) {
-		if (!event_allowed(set, TOKENS_PRIORITY, set->priority_rate, now))
-			return;
+	if (flags || end->error) {
+		if (!event_allowed(set, TOKENS_PRIORITY, set->priority_rate, end->now))
+			return 0;
 	} else {
 		if (set->sample_period != 1 &&
 		    (set->sample_period == 0 || bpf_get_prandom_u32() % set->sample_period)) {
 			COUNT(seen_events);
 			COUNT(lost_event_sampled_out);
-			return;
+			return 0;
 		}
-		if (!event_allowed(set, TOKENS_ORDINARY, set->ordinary_rate, now))
-			return;
+		if (!event_allowed(set, TOKENS_ORDINARY, set->ordinary_rate, end->now))
+			return 0;
 	}
 	e = events.ringbuf_reserve(sizeof(*e));
 	if (!e) {
 		COUNT(lost_event_ring_full);
-		return;
+		return 0;
 	}
-	event_fill(&e->event, c, EVENT_REQUEST, now, bpf_get_socket_cookie(ctx));
+	event_fill(&e->event, c, EVENT_REQUEST, end->now, bpf_get_socket_cookie(ctx));
 	e->event.flags |= flags;
-	e->event.reason = c->l7;
-	e->event.method = l->methods[SLOT(index)];
-	e->event.status = status;
-	e->event.duration_ns = duration_ns;
-	e->event.request_seq = l->exchanges[SLOT(index)].seq;
-	e->event.operation = l->exchanges[SLOT(index)].operation;
-	e->event.response_seq = response_seq;
-	text_of(sk, e, l, &l->streams[is_request(c, TX)], index + 1);
-	events.ringbuf_submit(e, NO_WAKEUP);
-	COUNT(sent_events);
+	e->event.reason = end->protocol;
+	e->event.method = end->method;
+	e->event.status = end->status;
+	e->event.duration_ns = end->duration_ns;
+	e->event.request_seq = end->request_seq;
+	e->event.operation = end->operation;
+	e->event.response_seq = end->response_seq;
+	return e;
 }
 
 /* Takes what one direction has not booked yet of its bytes, and of its bodies' bytes. */
@@ -218,7 +226,7 @@ static __always_inline u64 direction_take(struct connection *c, int dir)
 
 static __always_inline u64 body_take(struct stream *s)
 {
-	u64 n = s->body_bytes - s->body_flushed;
+	u64 n = s->body_bytes - s->body_carried - s->body_flushed;
 
 	s->body_flushed += n;
 	return n;
@@ -233,12 +241,20 @@ static __always_inline u64 carried_take(struct connection *c, struct l7_connecti
 	return n;
 }
 
+static __always_inline u64 body_carried_take(struct l7_connection *l, int request_dir)
+{
+	u64 n = *(volatile u64 *)&l->streams[request_dir].body_carried - l->body_carried;
+
+	l->body_carried += n;
+	return n;
+}
+
 /*
  * Adds what a direction has not booked yet: its bytes, its bodies', and, in the direction of responses, what the requests' runs
  * have left to it, which are the `other` direction's bytes.
  */
-static __always_inline void direction_book(u64 *bytes, u64 *body_bytes, u64 *other_bytes, struct connection *c,
-					   struct l7_connection *l, int dir)
+static __always_inline void direction_book(u64 *bytes, u64 *body_bytes, u64 *other_bytes, u64 *other_body_bytes,
+					   struct connection *c, struct l7_connection *l, int dir)
 {
 	u64 n = direction_take(c, dir);
 
@@ -249,9 +265,14 @@ static __always_inline void direction_book(u64 *bytes, u64 *body_bytes, u64 *oth
 	n = body_take(&l->streams[dir]);
 	if (n)
 		__sync_fetch_and_add(body_bytes, n);
-	n = is_request(c, dir) ? 0 : carried_take(c, l, !dir);
+	if (is_request(c, dir))
+		return;
+	n = carried_take(c, l, !dir);
 	if (n)
 		__sync_fetch_and_add(other_bytes, n);
+	n = body_carried_take(l, !dir);
+	if (n)
+		__sync_fetch_and_add(other_body_bytes, n);
 }
 
 /* Puts an answer's bytes, and its request's, where its latency is: one look-up a response, not two. */
@@ -260,9 +281,11 @@ static __always_inline void exchange_carry(struct latency_value *value, struct c
 	if (!value || c->flags & CONN_OPEN_PENDING)
 		return;
 	if (c->key.role == ROLE_CLIENT)
-		direction_book(&value->rx_bytes, &value->rx_body_bytes, &value->tx_bytes, c, l, RX);
+		direction_book(&value->rx_bytes, &value->rx_body_bytes, &value->tx_bytes, &value->tx_body_bytes, c, l,
+			       RX);
 	else
-		direction_book(&value->tx_bytes, &value->tx_body_bytes, &value->rx_bytes, c, l, TX);
+		direction_book(&value->tx_bytes, &value->tx_body_bytes, &value->rx_bytes, &value->rx_body_bytes, c, l,
+			       TX);
 }
 
 /* Books exchange `index`: answered with `status`, or 0 when its connection ended first. The value it was added to. */
@@ -273,13 +296,31 @@ static __always_inline struct latency_value *exchange_book(void *ctx, struct bpf
 	struct latency_key key = {.edge = c->key, .protocol = c->l7};
 	struct exchange *e = &l->exchanges[SLOT(index)];
 	u64 duration = now > e->started_ns ? now - e->started_ns : 0;
+	struct exchange_end end = {
+	    .now = now,
+	    .duration_ns = duration,
+	    .request_seq = e->seq,
+	    .response_seq = response_seq,
+	    .operation = e->operation,
+	    .status = status,
+	    .protocol = c->l7,
+	    .method = l->methods[SLOT(index)],
+	    .error = error,
+	    .sampled = l->flags[SLOT(index)] & EXCHANGE_SAMPLED,
+	};
 	struct latency_value *value;
+	struct request_event *event;
 
 	key.method = l->methods[SLOT(index)];
 	key.status = status;
 	key.operation = e->operation;
 	value = latency_record(&key, duration, true);
-	exchange_event(ctx, sk, c, l, index, status, error, now, duration, response_seq);
+	event = exchange_event(ctx, c, &end);
+	if (event) {
+		text_of(sk, event, l, &l->streams[is_request(c, TX)], index + 1);
+		events.ringbuf_submit(event, NO_WAKEUP);
+		COUNT(sent_events);
+	}
 	return value;
 }
 

@@ -15,7 +15,6 @@
 #define SIDELIGHT_HTTP1_H
 
 #include "l7/http1_body.h"
-#include "l7/route.h"
 
 #define HTTP1_SCAN_STEPS 48 /* pairs of words and lines looked at in a step: 32 pass over a window without a newline */
 #define HTTP1_SKIP_WINDOWS 8
@@ -128,17 +127,30 @@ static __always_inline void http1_begin_message(struct l7_connection *l, struct 
 		s->flags |= HTTP1_PLACED;
 }
 
-/* The first line is none of HTTP/1. */
-static __always_inline void http1_bad_start(struct connection *c, struct l7_connection *l, struct stream *s,
-					    bool request)
+/* The first line is none of HTTP/1. `end`: of the line, where the window has it. True: goes on as another protocol. */
+static __always_inline bool http1_bad_start(struct connection *c, struct l7_connection *l, struct stream *s,
+					    bool request, u32 end)
 {
+	if (request && !l->confirmed && end == 15 && load8(s->window) == WORD_PRI && load8(s->window + 8) == WORD_2_0 &&
+	    !(s->flags & HTTP1_RESYNCING)) {
+		u32 early = HAVE(s) - (at(end) + 1);
+
+		if (s->flags & HTTP1_PLACED)
+			exchange_withdraw(l);
+		http2_begin_stream(s, true);
+		s->remaining = 8;
+		s->offset -= early;
+		s->left += early;
+		c->l7 = PROTOCOL_HTTP2;
+		return s->left > 0;
+	}
 	s->have = 0;
 	s->left = 0;
 	if (s->flags & HTTP1_RESYNCING) {
 		s->state = STREAM_RESYNC;
 		if (request && (s->flags & HTTP1_PLACED))
 			exchange_withdraw(l);
-		return;
+		return false;
 	}
 	if (l->confirmed) {
 		/* A server answers 400 to such a line: the request stands, of unknown method. */
@@ -152,22 +164,18 @@ static __always_inline void http1_bad_start(struct connection *c, struct l7_conn
 		} else {
 			http1_lose_sync(l, s, false);
 		}
-		return;
+		return false;
 	}
 	if (request) {
 		/* not known until the other side has spoken: "HTTP/1.1 400" would make it HTTP */
-		if ((load8(s->window)) == WORD_PRI) {
-			COUNT(seen_http2);
-			l->opaque = 1;
-			c->l7 = L7_OPAQUE;
-		}
 		s->state = STREAM_DEAD;
-		return;
+		return false;
 	}
 	COUNT(http_not_http);
 	l->opaque = 1;
 	s->state = STREAM_DEAD;
 	c->l7 = L7_OPAQUE;
+	return false;
 }
 
 /* A request's first line is at hand, and its operation is wanted. */
@@ -250,7 +258,7 @@ static __always_inline bool http1_step(void *ctx, struct __sk_buff *skb, struct 
 		http1_lose_sync(l, s, REQUEST(s));
 		return false;
 	}
-	s->length_at = s->host_at = s->trace_at = s->coding_end = 0;
+	s->length_at = s->host_at = s->trace_at = s->coding_end = s->upgrade_at = 0;
 	if (s->state == HTTP1_START_LINE || s->state == HTTP1_CHUNK_SIZE) {
 		end = http1_first_newline(s);
 		if (end < HEAD_WINDOW) {
@@ -294,10 +302,8 @@ static __always_inline bool http1_step(void *ctx, struct __sk_buff *skb, struct 
 		}
 		line = at(end) + 1;
 	}
-	if (stop == STOP_BAD_START) {
-		http1_bad_start(c, l, s, REQUEST(s));
-		return false;
-	}
+	if (stop == STOP_BAD_START)
+		return http1_bad_start(c, l, s, REQUEST(s), end);
 	http1_values(sk, l, s);
 	/* What comes next, of this head or behind it, will take the window. */
 	if (s->text_number && REQUEST(s) &&
@@ -351,8 +357,7 @@ static __always_inline bool http1_step(void *ctx, struct __sk_buff *skb, struct 
 		/* A line longer than the window: its start decides, its last bytes stay. */
 		if (s->state == HTTP1_START_LINE && !REQUEST(s)) {
 			if (!http1_start_line(l, s, false, 0)) {
-				http1_bad_start(c, l, s, false);
-				return false;
+				return http1_bad_start(c, l, s, false, 0);
 			}
 			s->state = HTTP1_HEADERS; /* the rest is the reason phrase */
 		} else if (s->state == HTTP1_START_LINE && !(s->flags & HTTP1_SKIP_LINE)) {

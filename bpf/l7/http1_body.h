@@ -3,7 +3,7 @@
 #ifndef SIDELIGHT_HTTP1_BODY_H
 #define SIDELIGHT_HTTP1_BODY_H
 
-#include "l7/http1_head.h"
+#include "l7/http2.h"
 
 #define HTTP1_SKIP_CHUNKS 8
 
@@ -91,6 +91,46 @@ static __always_inline void http1_response_body(struct l7_connection *l, struct 
 		http1_skip_body(s);
 }
 
+/*
+ * The answer to a request that asks to go on as HTTP/2 says yes (RFC 7540, 3.2): it is the connection's first stream from now on.
+ * False where that cannot be followed.
+ */
+static __always_inline bool http1_upgrade(void *ctx, struct bpf_sock *sk, struct connection *c, struct l7_connection *l,
+					  struct stream *s)
+{
+	struct http2_stream_key key = {.cookie = bpf_get_socket_cookie(ctx), .id = 1};
+	struct stream *asking = &l->streams[is_request(c, TX)];
+	struct exchange *e = &l->exchanges[SLOT(l->tail)];
+	struct http2_connection *h;
+
+	if (l->tail == l->head || !(l->flags[SLOT(l->tail)] & EXCHANGE_H2C) || asking->state != STREAM_START)
+		return false;
+	h = http2_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!h) {
+		COUNT(lost_l7_storage);
+		return false;
+	}
+	h->fresh.edge = c->key;
+	h->fresh.started_ns = e->started_ns;
+	h->fresh.seq = e->seq;
+	h->fresh.operation = e->operation;
+	h->fresh.method = l->methods[SLOT(l->tail)];
+	h->fresh.flags = STREAM_NAMED | STREAM_HOST_STALE;
+	if (l->flags[SLOT(l->tail)] & EXCHANGE_SAMPLED)
+		h->fresh.flags |= STREAM_SAMPLED;
+	h->lowest = 1;
+	h->highest = 1;
+	if (http2_streams.update(&key, &h->fresh))
+		h->untimed_begun = 1;
+	else
+		h->begun = 1;
+	l->tail++;
+	c->l7 = PROTOCOL_HTTP2;
+	http2_begin_stream(s, false);
+	http2_begin_stream(asking, true);
+	return true;
+}
+
 static __always_inline void http1_response_head(void *ctx, struct bpf_sock *sk, struct connection *c,
 						struct l7_connection *l, struct stream *s)
 {
@@ -104,6 +144,8 @@ static __always_inline void http1_response_head(void *ctx, struct bpf_sock *sk, 
 	}
 	if (!l->confirmed)
 		l->confirmed = 1;
+	if (status == 101 && http1_upgrade(ctx, sk, c, l, s))
+		return;
 	value = exchange_answer(ctx, sk, c, l, s, status, status >= 500, &method);
 	http1_response_body(l, s, method, status);
 	exchange_carry(value, c, l);

@@ -12,6 +12,7 @@
 #define WORD_TRACEPAR WORD('t', 'r', 'a', 'c', 'e', 'p', 'a', 'r')
 #define WORD_ENT WORD('e', 'n', 't', ':', 0, 0, 0, 0)
 #define WORD_HOST WORD('h', 'o', 's', 't', ':', 0, 0, 0)
+#define WORD_UPGRADE WORD('u', 'p', 'g', 'r', 'a', 'd', 'e', ':')
 #define WORD_CHUNKED WORD('c', 'h', 'u', 'n', 'k', 'e', 'd', 0)
 #define WORD_HTTP_1 WORD('H', 'T', 'T', 'P', '/', '1', '.', 0)
 #define WORD_PRI WORD('P', 'R', 'I', ' ', '*', ' ', 'H', 'T')
@@ -152,6 +153,8 @@ static __always_inline void http1_header(struct stream *s, u32 line, u32 end)
 		s->host_at = line + 5;
 	} else if (w == WORD_TRACEPAR && (next & LOW(4)) == (WORD_ENT | (CASE_BITS & LOW(4)))) {
 		s->trace_at = line + 12;
+	} else if (w == (WORD_UPGRADE | CASE_BITS)) {
+		s->upgrade_at = line + 8;
 	}
 }
 
@@ -169,6 +172,14 @@ static __always_inline void http1_values(struct bpf_sock *sk, struct l7_connecti
 			s->flags = (s->flags & ~HTTP1_CODED) | HTTP1_CHUNKED;
 		else
 			s->flags |= HTTP1_CODED;
+	}
+	if (s->upgrade_at && REQUEST(s) && s->flags & HTTP1_PLACED) {
+		u64 word = load8(s->window + at(s->upgrade_at));
+
+		if ((word & 0xff) == ' ')
+			word >>= 8;
+		if ((word & LOW(4)) == WORD('h', '2', 'c', '\r', 0, 0, 0, 0))
+			l->flags[NEWEST(l)] |= EXCHANGE_H2C;
 	}
 	if (!REQUEST(s) || !(s->flags & HTTP1_PLACED) || (l->text_kept != l->head && s->text_number != l->head))
 		return;

@@ -12,41 +12,79 @@
 /* Which program goes on with a segment or with a connection's end; a protocol's own step has the protocol's number. */
 enum next {
 	NEXT_NONE = 0,
-	NEXT_STEP = 1,	 /* the protocol's */
-	NEXT_CLOSE = 61, /* one more exchange that stays without an answer */
-	NEXT_WAIT = 62,	 /* another CPU has the stream */
-	NEXT_AGAIN = 63, /* the segment from its beginning */
+	NEXT_CLOSE_HTTP2 = 60, /* exchanges in flight that stay without an answer */
+	NEXT_CLOSE = 61,       /* one more exchange that stays without an answer */
+	NEXT_WAIT = 62,	       /* another CPU has the stream */
+	NEXT_AGAIN = 63,       /* the segment from its beginning */
 };
 
 #include "l7/http1.h"
 
-/* Which protocol a connection's first byte, the client's, may begin; L7_OPAQUE for none that is followed. */
-static __always_inline u8 protocol_begins(u8 first)
+/* Which protocol a connection may begin, by the client's first eight bytes, or its first; L7_OPAQUE for none that is followed. */
+static __always_inline u8 protocol_begins(const u8 *first)
 {
-	if (first == 0x16)
+	if (first[0] == 0x16)
 		return L7_TLS;
-	return http1_begins(first) ? PROTOCOL_HTTP1 : L7_OPAQUE;
+	if (load8(first) == WORD_PRI)
+		return PROTOCOL_HTTP2;
+	return http1_begins(first[0]) ? PROTOCOL_HTTP1 : L7_OPAQUE;
+}
+
+/* ... by the server's first bytes, when it speaks before the client. */
+static __always_inline u8 protocol_server_begins(struct __sk_buff *skb, const struct packet *p)
+{
+	return http2_server_begins(skb, p->offset, p->length) ? PROTOCOL_HTTP2 : L7_OPAQUE;
+}
+
+/* A direction's stream has its first segment. */
+static __always_inline void protocol_begin_stream(const struct connection *c, struct stream *s, u8 protocol,
+						  bool request)
+{
+	if (protocol == PROTOCOL_HTTP2)
+		http2_begin_stream(s, request);
 }
 
 /* A gap in the stream: true when the protocol can do without these bytes. */
 static __always_inline bool protocol_pass_gap(const struct connection *c, struct stream *s, u32 gap)
 {
-	return http1_pass_gap(s, gap);
+	return c->l7 == PROTOCOL_HTTP2 ? http2_pass_gap(s, gap) : http1_pass_gap(s, gap);
 }
 
 static __always_inline void protocol_lose_sync(const struct connection *c, struct l7_connection *l, struct stream *s,
 					       bool request)
 {
-	http1_lose_sync(l, s, request);
+	if (c->l7 == PROTOCOL_HTTP2)
+		http2_lose_sync(s);
+	else
+		http1_lose_sync(l, s, request);
 }
 
-/* May a stream whose framing was lost, or that is older than the programs, be picked up at this word? Then it is. */
-static __always_inline bool protocol_resync(const struct connection *c, struct l7_connection *l, struct stream *s,
-					    u64 word, bool request)
+/*
+ * May a stream whose framing was lost, or that is older than the programs, be picked up at these bytes, a segment's first ones?
+ * Then it is.
+ */
+static __always_inline bool protocol_resync(struct __sk_buff *skb, struct connection *c, struct l7_connection *l,
+					    struct stream *s, bool request)
 {
-	if (!http1_resync_here(l, word, request))
+	u64 word;
+
+	if (c->l7 != PROTOCOL_HTTP2 && s->left >= 16 && source_word(skb, s, &word) &&
+	    http1_resync_here(l, word, request)) {
+		http1_resync(s);
+		return true;
+	}
+	if ((c->l7 != PROTOCOL_HTTP2 && l->confirmed) || s->slot || !http2_tiles(skb, s->offset, s->left))
 		return false;
-	http1_resync(s);
+	if (c->l7 != PROTOCOL_HTTP2) {
+		COUNT(seen_http2);
+		c->l7 = PROTOCOL_HTTP2;
+		l->confirmed = 1;
+	} else {
+		COUNT(http_resync);
+	}
+	s->flags &= HTTP2_LOST;
+	s->have = 0;
+	s->state = STREAM_START;
 	return true;
 }
 
@@ -57,9 +95,27 @@ static __always_inline void protocol_pass_body(const struct connection *c, struc
 }
 
 /* Nothing of the request side's message is left unbooked or undecided but its answer. */
-static __always_inline bool protocol_awaits_answer(const struct stream *s)
+static __always_inline bool protocol_awaits_answer(const struct connection *c, const struct stream *s)
 {
-	return s->state == STREAM_START && (s->flags & HTTP1_PLACED);
+	return s->state == STREAM_START && s->flags & (c->l7 == PROTOCOL_HTTP2 ? HTTP2_AWAITS : HTTP1_PLACED);
+}
+
+/* The answer goes on: its bytes are booked with its end. */
+static __always_inline bool protocol_answers(const struct connection *c, const struct stream *s)
+{
+	return c->l7 == PROTOCOL_HTTP2 && !s->request && s->flags & HTTP2_ANSWERS;
+}
+
+/* Which program has the next step. What has turned out to be none that is followed is led to its end by HTTP/1. */
+static __always_inline enum next protocol_step(const struct connection *c)
+{
+	return c->l7 == PROTOCOL_HTTP2 ? (enum next)PROTOCOL_HTTP2 : (enum next)PROTOCOL_HTTP1;
+}
+
+/* Which program books what is in flight at the connection's end. */
+static __always_inline enum next protocol_close(const struct connection *c)
+{
+	return c->l7 == PROTOCOL_HTTP2 ? NEXT_CLOSE_HTTP2 : NEXT_CLOSE;
 }
 
 #endif

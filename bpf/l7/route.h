@@ -27,14 +27,6 @@ static __always_inline u64 is_byte(u64 byte, u8 c)
 	return below(byte ^ c, 1);
 }
 
-/* What the characters of a segment have been so far. */
-struct path_segment {
-	u64 at;	    /* where it begins in the text */
-	u64 length; /* its characters so far */
-	u64 digits, hex, dashes, ats;
-	u64 hash;
-};
-
 /* 1 where the segment is one that says which, not what. */
 static __always_inline u64 segment_folds(const struct path_segment *g)
 {
@@ -45,6 +37,39 @@ static __always_inline u64 segment_folds(const struct path_segment *g)
 	return below(0, number + hex + uuid + g->ats);
 }
 
+/* One more character of a path; 1 where it ends it. `out`: characters of r->text so far, `segments`: of r->hashes. */
+static __always_inline u64 path_character(struct route *r, struct path_segment *g, u64 *out, u64 *segments, u64 c)
+{
+	u64 over = is_byte(c, ' ') + is_byte(c, '?') + is_byte(c, '#') + is_byte(c, '\r') + is_byte(c, '\n');
+	u64 cut = is_byte(c, '/') + over, place, digit, fold;
+
+	/* a segment ends: where it folds, `*` takes its place */
+	fold = cut & segment_folds(g);
+	place = choose(fold, g->at, ROUTE_BYTES);
+	BOUND_MASK(place, 255);
+	r->text[place] = '*';
+	*out = choose(fold, g->at + 1, *out);
+	place = choose(cut, *segments, ROUTE_SEGMENTS);
+	BOUND_MASK(place, 31);
+	r->hashes[place] = g->hash;
+	*segments += cut;
+	if (over)
+		return 1;
+	place = *out;
+	BOUND_MASK(place, 255);
+	r->text[place] = c;
+	*out += 1;
+	digit = below((u8)(c - '0'), 10);
+	g->at = choose(cut, *out, g->at);
+	g->length = choose(cut, 0, g->length + 1);
+	g->digits = choose(cut, 0, g->digits + digit);
+	g->hex = choose(cut, 0, g->hex + digit + below((u8)((c | 0x20) - 'a'), 6));
+	g->dashes = choose(cut, 0, g->dashes + is_byte(c, '-'));
+	g->ats = choose(cut, 0, g->ats + is_byte(c, '@'));
+	g->hash = choose(cut, HASH_SEED, hash_word(g->hash, c));
+	return 0;
+}
+
 /* The path of window[path..end) into r: its text, folded, and the hash of each segment as it stands. False: too long. */
 static __always_inline bool route_fold(struct stream *s, struct route *r, u64 path)
 {
@@ -53,37 +78,11 @@ static __always_inline bool route_fold(struct stream *s, struct route *r, u64 pa
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < ROUTE_BYTES; i++) {
-		u64 c = s->window[at(path + i)];
-		u64 over = is_byte(c, ' ') + is_byte(c, '?') + is_byte(c, '#') + is_byte(c, '\r') + is_byte(c, '\n');
-		u64 cut = is_byte(c, '/') + over, place, digit, fold;
-
-		/* a segment ends: where it folds, `*` takes its place */
-		fold = cut & segment_folds(&g);
-		place = choose(fold, g.at, ROUTE_BYTES);
-		BOUND_MASK(place, 255);
-		r->text[place] = '*';
-		out = choose(fold, g.at + 1, out);
-		place = choose(cut, segments, ROUTE_SEGMENTS);
-		BOUND_MASK(place, 31);
-		r->hashes[place] = g.hash;
-		segments += cut;
-		if (over) {
+		if (path_character(r, &g, &out, &segments, s->window[at(path + i)])) {
 			*(volatile u32 *)&r->length = out;
 			*(volatile u32 *)&r->segments = segments;
 			return true;
 		}
-		place = out;
-		BOUND_MASK(place, 255);
-		r->text[place] = c;
-		out++;
-		digit = below((u8)(c - '0'), 10);
-		g.at = choose(cut, out, g.at);
-		g.length = choose(cut, 0, g.length + 1);
-		g.digits = choose(cut, 0, g.digits + digit);
-		g.hex = choose(cut, 0, g.hex + digit + below((u8)((c | 0x20) - 'a'), 6));
-		g.dashes = choose(cut, 0, g.dashes + is_byte(c, '-'));
-		g.ats = choose(cut, 0, g.ats + is_byte(c, '@'));
-		g.hash = choose(cut, HASH_SEED, hash_word(g.hash, c));
 	}
 	return false;
 }
@@ -115,29 +114,6 @@ static __always_inline u32 route_template(const struct route *r)
 	step.segment = STEP_END;
 	found = route_steps.lookup(&step);
 	return found ? *found : 0;
-}
-
-/* The id of the folded text: of its first OPERATION_BYTES, zeros behind it. */
-static __always_inline u32 route_folded(void *ctx, struct connection *c, struct route *r)
-{
-	u64 hash = HASH_SEED, length = *(volatile u32 *)&r->length;
-
-	if (length > OPERATION_BYTES) {
-		COUNT(operation_too_long);
-		return 0;
-	}
-#pragma unroll
-	for (int i = 0; i < OPERATION_BYTES; i += 8) {
-		/* bytes of this word that belong to the text, none to eight of them */
-		u64 n = choose(below(i, length), length - i, 0), word;
-
-		n = choose(below(n, 8), n, 8);
-		word = load8(r->text + i);
-		word = choose(below(n, 8), word & ((1ULL << (n * 8 & 63)) - 1), word);
-		*(u64 *)(r->text + i) = word;
-		hash = hash_word(hash, word);
-	}
-	return operation_id(ctx, c, PROTOCOL_HTTP1, hash, r->text, length);
 }
 
 /* The operation of the request line in the window, which goes to the newest exchange. */
@@ -175,7 +151,7 @@ static __always_inline void route_find(void *ctx, struct bpf_sock *sk, struct co
 	if (id)
 		COUNT(operation_named);
 	else if (set->routes & ROUTES_FOLD)
-		id = route_folded(ctx, c, r);
+		id = operation_of(ctx, c, PROTOCOL_HTTP1, r->text, *(volatile u32 *)&r->length);
 	else
 		COUNT(operation_none);
 	l->exchanges[NEWEST(l)].operation = id;

@@ -8,6 +8,7 @@
 enum exchange_flags {
 	EXCHANGE_WHOLE = 1,   /* the request was seen to its end, as far as it needs to be */
 	EXCHANGE_SAMPLED = 2, /* its traceparent says so */
+	EXCHANGE_H2C = 4,     /* it asks to go on as HTTP/2 */
 };
 
 /* One that waits for its answer. Its method and flags stand apart: together they fill whole words. */
@@ -46,11 +47,20 @@ struct l7_connection {
 	u32 apart[14];
 	u32 tail; /* exchanges answered */
 	u32 untimed_tail;
-	u64 carried; /* of the other direction's direction.carried, already booked */
+	u64 carried;	  /* of the other direction's direction.carried, already booked */
+	u64 body_carried; /* ... of its stream's body_carried */
 };
 
 #define ROUTE_BYTES 192 /* of a path */
 #define ROUTE_SEGMENTS 24
+
+/* What the characters of a segment have been so far. */
+struct path_segment {
+	u64 at;	    /* where it begins in the text */
+	u64 length; /* its characters so far */
+	u64 digits, hex, dashes, ats;
+	u64 hash;
+};
 
 /* A path at work, in the socket's own memory: a CPU's could be taken by another run in between. */
 struct route {
@@ -58,6 +68,8 @@ struct route {
 	u64 hashes[32]; /* of segments, likewise */
 	u32 length;
 	u32 segments;
+	struct path_segment segment; /* where one character a call is looked at */
+	u64 next, out, found, ended;
 };
 
 /* From a state of the templates' table, by a segment's hash or by one of STEP_*, to a state or to an operation's id. */
@@ -65,6 +77,116 @@ struct route_step {
 	u64 segment;
 	u32 state;
 	u32 pad;
+};
+
+#define HPACK_TEXT 256	  /* of a string: what is longer keeps its start and its length */
+#define HPACK_ENTRIES 128 /* of a dynamic table: all that 4096 bytes can hold (RFC 7541, 4.1) */
+
+/* An entry of a dynamic table: not the text, but what it says to us. */
+struct hpack_entry {
+	u32 value; /* by the header: enum method, a status, an operation's id; of other headers the name's length */
+	u32 start; /* enum header << 24, and how many bytes had been inserted before it, modulo 2^24 */
+};
+
+/* A decoder of header blocks (RFC 7541), and the frame that its direction is in. */
+struct http2_direction {
+	u8 text[HPACK_TEXT + 32]; /* the string at hand, decoded; the table behind it takes what is written too far */
+	struct hpack_entry entries[HPACK_ENTRIES];
+	/* the dynamic table: entry i, counted from the first one, is in entries[i % HPACK_ENTRIES] */
+	u32 inserted;
+	u32 total; /* bytes inserted, by RFC 7541's count */
+	u32 low;   /* entries that began before this many have been evicted */
+	u32 table_size;
+	u32 base; /* entries before this one are not known */
+	/* the field at hand */
+	u32 number;
+	u32 string_left; /* bytes of the string still to come, as they are sent */
+	u32 length;	 /* of the string, decoded */
+	u32 name_length;
+	u16 at;	  /* in the window */
+	u8 phase; /* enum hpack_phase */
+	u8 after; /* the phase that a number belongs to */
+	u8 shift;
+	u8 how;	 /* enum hpack_how */
+	u8 kind; /* enum header */
+	u8 huffman;
+	u8 huffman_state;
+	u8 naming;  /* the string is the name */
+	u8 skipped; /* nobody wants the string */
+	/* the frame at hand */
+	u8 type, frame_flags;
+	u8 prefix; /* bytes before its payload proper: padding's length, priority, promised stream */
+	u8 padding;
+	u32 id;
+	/* the header block at hand: a HEADERS frame and its CONTINUATIONs */
+	u8 in_block, block_type, block_flags;
+	u8 grpc; /* its content-type says so */
+	u32 block_id;
+	u32 block_left; /* bytes of this frame's part that are not in the window yet */
+	u16 status;
+	u8 grpc_status; /* 1 + code; 0: not said */
+	u8 unknown;	/* enum unnamed: why a field of it could not be read */
+	u32 path_entry; /* 1 + number of the entry that its path became */
+	/* messages of a gRPC stream, while one of its DATA frames is passed */
+	u32 messages, message_left, prefix_part;
+	u8 prefix_have;
+	u8 why;	    /* enum unnamed: why entries before `base` are not known */
+	u16 octets; /* of a string that a turn decodes */
+	u32 reset;  /* why the stream was reset */
+	u32 frame_most;
+};
+
+/* Of an operation, for telling the agent again: not every protocol says it twice. */
+struct operation_text {
+	u8 text[OPERATION_BYTES];
+};
+
+/* What a request said in words. */
+struct http2_text {
+	u8 text[TEXT_BYTES];
+	u8 host[HOST_BYTES];
+	u8 traceparent[TRACEPARENT_BYTES];
+};
+
+#define MEMO_BYTES 64
+#define MEMOS 4
+
+/* A gRPC method's path as it was sent: who sends it again, byte by byte, need not be read again. */
+struct path_memo {
+	u8 raw[MEMO_BYTES]; /* zeros behind its end */
+	u32 operation;	    /* 0: none */
+	u32 length;	    /* in bytes, with the bit for Huffman's code as the wire has it */
+};
+
+struct http2_connection {
+	struct http2_direction directions[2];
+	struct http2_stream fresh; /* what the request's block at hand has said */
+	struct http2_text words;   /* ... in words */
+	struct path_memo memos[MEMOS];
+	u32 memo;     /* 1 + number of the one that waits for its operation */
+	u32 words_of; /* the stream whose words these are, once its block is whole; 0: none */
+	u32 host_hash;
+	u8 said; /* enum http2_said */
+	u8 rpc;	 /* a stream is gRPC, or may be */
+	u8 pad[2];
+	u64 cookie;
+	/* written by the request side */
+	u32 lowest, highest; /* streams in flight are between them */
+	u32 begun, untimed_begun;
+	/* by either */
+	u32 ended;
+	/* by the response side */
+	u32 untimed_ended;
+	u32 doubtful; /* answers may have been missed of streams up to this one */
+	/* at the end */
+	u32 close_low, close_high, close_runs;
+	u32 pad2;
+};
+
+/* What the loader fills once: RFC 7541, appendices A and B (agent/hpack.py). */
+struct hpack_tables {
+	u32 huffman[4096]; /* by state and four bits: next state, symbol << 8, whether it is one << 16 */
+	u32 fixed[64];	   /* the static table: enum header, name's length << 8, value << 16 */
 };
 
 #endif

@@ -40,7 +40,7 @@ static __always_inline bool reorder_keep(struct __sk_buff *skb, struct reorder *
 	n = p->length < REORDER_SEGMENT - 1 ? p->length : REORDER_SEGMENT - 1;
 	BOUND_SIZE(n, 4095);
 	filled = kept->filled;
-	BOUND_INDEX(filled, 12288); /* REORDER_BYTES */
+	BOUND_INDEX(filled, 8192); /* REORDER_BYTES */
 	if (bpf_skb_load_bytes(skb, p->offset, kept->data + filled, n)) {
 		COUNT(lost_payload_read);
 		return false;

@@ -13,7 +13,8 @@ struct stream {
 	u8 window[HEAD_WINDOW]; /* unfinished part of a message; first, so that slack follows it */
 	u64 body_bytes;
 	u64 body_flushed;
-	u64 started_ns; /* of the message at hand */
+	u64 body_carried; /* of them left to the response's runs, as struct direction.carried */
+	u64 started_ns;	  /* of the message at hand */
 	u32 started_seq;
 	u32 next;	  /* sequence number of the next byte to parse */
 	u32 offset, left; /* rest of the segment at hand, in its source (order/source.h) */
@@ -30,10 +31,11 @@ struct stream {
 	u8 method;
 	u16 status;
 	u8 missed; /* a segment was given up: the stream has a hole that nothing fills */
-	u8 pad;
+	u8 begun;  /* its first segment has been met */
 	u16 line_end;
 	/* where the scan of this step has found values, in the window; 0: nowhere */
-	u16 length_at, host_at, trace_at, coding_end;
+	u16 length_at, host_at, trace_at, coding_end, upgrade_at;
+	u16 pad[3];
 	u64 remaining; /* bytes that need not be looked at */
 	u64 length;
 };
@@ -50,7 +52,7 @@ enum stream_state {
 
 /* Segments met before the bytes in front of them. */
 #define REORDER_SLOTS 32
-#define REORDER_BYTES 12288  /* with slack below the 20 KB of socket memory that kernels before 6.7 allow */
+#define REORDER_BYTES 8192   /* with everything else below the 20 KB of socket memory that kernels before 6.7 allow */
 #define REORDER_SEGMENT 4096 /* most bytes kept of one */
 
 struct reorder_slot {

@@ -23,11 +23,14 @@ static __always_inline u64 at(u64 index)
 #define HAVE(s) (*(volatile u16 *)&(s)->have)
 #define REQUEST(s) (*(volatile u8 *)&(s)->request)
 
-/* Fills the window from the skb (slot 0) or from a kept segment. Returns the bytes added, 0 on failure. */
-static __always_inline u32 source_fill(struct __sk_buff *skb, struct stream *s, struct reorder *kept)
+/*
+ * Puts bytes of the skb (slot 0) or of a kept segment behind what the window holds, until it has `most` of them, HEAD_WINDOW
+ * at most. Returns the bytes added, 0 on failure.
+ */
+static __always_inline u32 source_fill_to(struct __sk_buff *skb, struct stream *s, struct reorder *kept, u32 most)
 {
 	u64 have = at(s->have);
-	u64 n = HEAD_WINDOW - have;
+	u64 n = most - have;
 
 	if (n > s->left)
 		n = s->left;
@@ -66,6 +69,11 @@ static __always_inline u32 source_fill(struct __sk_buff *skb, struct stream *s, 
 	s->offset += n;
 	s->left -= n;
 	return n;
+}
+
+static __always_inline u32 source_fill(struct __sk_buff *skb, struct stream *s, struct reorder *kept)
+{
+	return source_fill_to(skb, s, kept, HEAD_WINDOW);
 }
 
 /* The next eight bytes, of which there are at least `length`; false when they cannot be read. Of the packet only. */

@@ -70,7 +70,6 @@ static __always_inline bool stream_accept(struct __sk_buff *skb, struct bpf_sock
 {
 	s32 gap = (s32)(p->seq - s->next);
 	u32 skip = 0;
-	u64 word;
 
 	if (gap < 0) {
 		skip = -gap;
@@ -97,7 +96,7 @@ static __always_inline bool stream_accept(struct __sk_buff *skb, struct bpf_sock
 	s->left = p->length - skip;
 	s->next = p->seq + p->length;
 	if (s->state == STREAM_RESYNC) {
-		if (s->left < 16 || !source_word(skb, s, &word) || !protocol_resync(c, l, s, word, request)) {
+		if (!protocol_resync(skb, c, l, s, request)) {
 			s->left = 0;
 			return false;
 		}

@@ -25,9 +25,9 @@ static __always_inline void connection_flush_into(struct edge_value *edge, struc
 		EDGE_ADD(edge, opened, 1);
 	}
 	if (dir == TX)
-		direction_book(&edge->tx_bytes, &edge->tx_body_bytes, &edge->rx_bytes, c, l, dir);
+		direction_book(&edge->tx_bytes, &edge->tx_body_bytes, &edge->rx_bytes, &edge->rx_body_bytes, c, l, dir);
 	else
-		direction_book(&edge->rx_bytes, &edge->rx_body_bytes, &edge->tx_bytes, c, l, dir);
+		direction_book(&edge->rx_bytes, &edge->rx_body_bytes, &edge->tx_bytes, &edge->tx_body_bytes, c, l, dir);
 	if (tcp) {
 		u32 segments = tcp->segs_out - c->tx_segments_flushed;
 
@@ -60,7 +60,7 @@ static __always_inline void connection_flush(struct connection *c, struct l7_con
 static __always_inline bool leave_to_answer(const struct connection *c, const struct l7_connection *l,
 					    const struct stream *s)
 {
-	return s->request && protocol_awaits_answer(s) && !l->opaque &&
+	return s->request && protocol_awaits_answer(c, s) && !l->opaque &&
 	       !(c->flags & (CONN_ADOPTED | CONN_OPEN_PENDING));
 }
 
@@ -75,8 +75,10 @@ static __always_inline void connection_flush_packet(struct bpf_sock *sk, struct 
 
 	if (l) {
 		s = &l->streams[dir];
-		if (s->body_bytes == s->body_flushed && leave_to_answer(c, l, s))
+		if (leave_to_answer(c, l, s)) {
+			s->body_carried = s->body_bytes - s->body_flushed;
 			d->carried = d->bytes - d->flushed;
+		}
 	}
 	if (dir == TX) {
 		jiffies = bpf_jiffies64();
@@ -86,7 +88,10 @@ static __always_inline void connection_flush_packet(struct bpf_sock *sk, struct 
 			tcp = bpf_tcp_sock(sk);
 		}
 	}
-	if (tcp || d->bytes - d->carried != d->flushed || (s && s->body_bytes != s->body_flushed) ||
+	if (!tcp && s && protocol_answers(c, s) && !(c->flags & CONN_OPEN_PENDING) &&
+	    d->bytes - d->carried - d->flushed < FLUSH_BYTES)
+		return;
+	if (tcp || d->bytes - d->carried != d->flushed || (s && s->body_bytes - s->body_carried != s->body_flushed) ||
 	    c->flags & CONN_OPEN_PENDING)
 		connection_flush(c, l, dir, tcp, jiffies);
 }

@@ -108,7 +108,7 @@ static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, st
 {
 	struct settings *set = current_settings();
 	struct l7_connection *l;
-	u8 first[2] = {};
+	u8 first[8] = {};
 
 	if (!set || !set->l7) {
 		c->l7 = L7_OPAQUE;
@@ -117,15 +117,17 @@ static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, st
 	}
 	if (!(c->flags & CONN_ADOPTED) && c->dir[dir].known && p->seq == c->dir[dir].end) {
 		if (!is_request(c, dir)) {
-			c->l7 = L7_OPAQUE; /* the server speaks first */
-			return 0;
+			*protocol = protocol_server_begins(skb, p);
+		} else {
+			if (bpf_skb_load_bytes(skb, p->offset, first, 1)) {
+				COUNT(lost_payload_read);
+				c->l7 = L7_OPAQUE;
+				return 0;
+			}
+			if (p->length >= 8)
+				bpf_skb_load_bytes(skb, p->offset, first, 8);
+			*protocol = protocol_begins(first);
 		}
-		if (bpf_skb_load_bytes(skb, p->offset, first, 1)) {
-			COUNT(lost_payload_read);
-			c->l7 = L7_OPAQUE;
-			return 0;
-		}
-		*protocol = protocol_begins(first[0]);
 		if (*protocol >= L7_TLS) {
 			c->l7 = *protocol;
 			if (*protocol == L7_TLS) {
@@ -137,6 +139,8 @@ static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, st
 		}
 	}
 	l = l7_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!l)
+		l = l7_connections.sk_storage_get(sk, 0, 0); /* the other direction's run was faster */
 	if (!l) {
 		COUNT(lost_l7_storage);
 		c->l7 = L7_OPAQUE;
@@ -144,21 +148,22 @@ static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, st
 	return l;
 }
 
-static __always_inline void l7_begin(struct connection *c, struct l7_connection *l, const struct packet *p, int dir,
+/* The stream `s`, which is taken, has its first segment: the other direction may be at work already, on another CPU. */
+static __always_inline void l7_begin(struct connection *c, struct stream *s, const struct packet *p, int dir,
 				     u8 protocol)
 {
-	l->streams[RX].next = c->dir[RX].end;
-	l->streams[TX].next = c->dir[TX].end;
-	if (c->flags & CONN_ADOPTED) {
-		l->streams[RX].state = STREAM_RESYNC;
-		l->streams[TX].state = STREAM_RESYNC;
-		if (!c->dir[dir].known)
-			l->streams[dir].next = p->seq;
-	}
-	c->l7 = protocol;
+	if (c->l7 == L7_UNKNOWN)
+		c->l7 = protocol;
+	if (s->begun)
+		return;
+	s->begun = 1;
+	s->next = c->dir[dir].known ? c->dir[dir].end : p->seq;
+	protocol_begin_stream(c, s, c->l7, is_request(c, dir));
+	if (c->flags & CONN_ADOPTED)
+		s->state = STREAM_RESYNC;
 }
 
-/* A segment of the stream `s`, which is taken. NEXT_STEP when there are bytes to look at; `flush`: whether to bring the books up to date. */
+/* A segment of the stream `s`, which is taken. The protocol's program when there are bytes to look at; `flush`: whether to bring the books up to date. */
 static __always_inline enum next tcp_stream(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
 					    struct l7_connection *l, struct stream *s, const struct packet *p, int dir,
 					    bool full, bool *flush)
@@ -169,7 +174,7 @@ static __always_inline enum next tcp_stream(struct __sk_buff *skb, struct bpf_so
 		stream_pass_body(c, s, p);
 		*flush = full; /* more of the body is to come */
 	} else if (stream_accept(skb, sk, c, l, s, p, dir, is_request(c, dir))) {
-		return NEXT_STEP;
+		return protocol_step(c);
 	}
 	if (dir == RX)
 		stream_release(s);
@@ -237,8 +242,8 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 				COUNT(lost_stream_contended);
 				*(volatile u8 *)&s->missed = 1; /* whoever has it next finds the hole */
 				l = 0;
-			} else if (c->l7 == L7_UNKNOWN) {
-				l7_begin(c, l, p, dir, protocol);
+			} else if (c->l7 == L7_UNKNOWN || !s->begun) {
+				l7_begin(c, s, p, dir, protocol);
 			} else if (*(volatile u8 *)&s->missed) {
 				*(volatile u8 *)&s->missed = 0;
 				protocol_lose_sync(c, l, s, is_request(c, dir));
@@ -253,8 +258,10 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 		full = c->dir[dir].bytes - c->dir[dir].flushed >= FLUSH_BYTES || (dir == TX && c->retransmitted);
 		flush |= full;
 		if (l) {
-			if (tcp_stream(skb, sk, c, l, s, p, dir, full, &flush) == NEXT_STEP)
-				return NEXT_STEP;
+			enum next next = tcp_stream(skb, sk, c, l, s, p, dir, full, &flush);
+
+			if (next != NEXT_NONE)
+				return next;
 		} else if (c->l7 == L7_TLS && is_request(c, dir)) {
 			tls_hello(skb, c, p, dir);
 		} else if (c->key.port == DNS_PORT && c->key.role == ROLE_CLIENT && dir == RX) {
@@ -266,7 +273,7 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 	if ((c->flags & CONN_ADOPTED) &&
 	    ((p->flags & TCP_RST) || (c->dir[RX].packets & c->dir[TX].packets & SAW_FIN))) {
 		connection_end(skb, edge_get(&c->key), c, CLOSE_UNKNOWN, bpf_ktime_get_ns(), 0);
-		return c->l7 != L7_UNKNOWN && c->l7 < L7_TLS ? NEXT_CLOSE : NEXT_NONE;
+		return c->l7 != L7_UNKNOWN && c->l7 < L7_TLS ? protocol_close(c) : NEXT_NONE;
 	}
 	return NEXT_NONE;
 }
@@ -287,22 +294,41 @@ static __always_inline bool http1_advance(void *ctx, struct __sk_buff *skb, stru
 	return kept && reorder_next(kept, s);
 }
 
-/* One more step of HTTP/1 for the packet; in a sock_ops run, which has none, for what was kept. True: and another one. */
-static __always_inline bool tcp_http1(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
+/* Nothing of the packet is left to be looked at. */
+static __always_inline void tcp_packet_done(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+					    struct l7_connection *l, int dir)
 {
-	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
-	struct connection *c = connections.sk_storage_get(sk, 0, 0);
-
-	if (!c || !l)
-		return false;
-	if (http1_advance(ctx, skb, sk, c, l, &l->streams[dir], dir))
-		return true;
 	/* a sock_ops run's connection has just begun: nobody else has seen it yet */
 	if (skb && dir == RX)
 		stream_release(&l->streams[dir]);
 	if (skb && l->streams[dir].flush)
 		connection_flush_packet(sk, c, l, dir);
-	return false;
+}
+
+/* One more step of HTTP/1 for the packet; in a sock_ops run, which has none, for what was kept. Which program makes the next one. */
+static __always_inline enum next tcp_http1(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	if (!c || !l)
+		return NEXT_NONE;
+	if (http1_advance(ctx, skb, sk, c, l, &l->streams[dir], dir))
+		return protocol_step(c);
+	tcp_packet_done(skb, sk, c, l, dir);
+	return NEXT_NONE;
+}
+
+/* All of HTTP/2 for the packet, likewise. */
+static __always_inline void tcp_http2(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	if (!c || !l)
+		return;
+	http2_run(ctx, skb, sk, c, l, dir);
+	tcp_packet_done(skb, sk, c, l, dir);
 }
 
 /* Books the next exchange that will have no answer; true when there are more. */
@@ -314,12 +340,32 @@ static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 	return c && l && exchange_close(ctx, sk, c, l, bpf_ktime_get_ns());
 }
 
-/* After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. */
+/* Books what is in flight over HTTP/2; true when there is more. */
+static __always_inline bool tcp_close_http2(void *ctx, struct bpf_sock *sk)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	return c && l && http2_close(ctx, sk, c, l);
+}
+
+/*
+ * After the 33 tail calls that the kernel allows: a segment of more messages is not followed to its end. HTTP/2 makes none: its
+ * program is not there, on a kernel before 5.17.
+ */
 static __always_inline void tcp_packet_cut(struct bpf_sock *sk, int dir)
 {
 	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
+	if (c && c->l7 == PROTOCOL_HTTP2) {
+		COUNT(http2_not_followed);
+		c->l7 = L7_OPAQUE;
+		if (l && dir == RX)
+			stream_release(&l->streams[dir]);
+		connection_flush_packet(sk, c, 0, dir);
+		return;
+	}
 	COUNT(lost_stream_tail_call);
 	if (!l || !c)
 		return;

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sidelight/exporter/proto/sidelight.proto\x12\x0csidelight.v1\"\xed\x03\n\nFlowDetail\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08reporter\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nsent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x15\n\rsent_segments\x18\x06 \x01(\x04\x12\x19\n\x11received_segments\x18\x07 \x01(\x04\x12\x13\n\x0bretransmits\x18\x08 \x01(\r\x12\x0f\n\x07srtt_us\x18\t \x01(\r\x12\x13\n\x0b\x64uration_ns\x18\n \x01(\x04\x12\x19\n\x11source_provenance\x18\x0b \x01(\t\x12\x1e\n\x16\x64\x65stination_provenance\x18\x0c \x01(\t\x12\x15\n\rsource_reason\x18\r \x01(\t\x12\x1a\n\x12\x64\x65stination_reason\x18\x0e \x01(\t\x12\x13\n\x0bsource_name\x18\x0f \x01(\t\x12\x18\n\x10\x64\x65stination_name\x18\x10 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x11 \x01(\x08\x12\x0e\n\x06number\x18\x12 \x01(\x04\x12\x0c\n\x04host\x18\x13 \x01(\t\x12\x18\n\x10source_container\x18\x14 \x01(\t\x12\x1d\n\x15\x64\x65stination_container\x18\x15 \x01(\t\x12\x11\n\toperation\x18\x16 \x01(\t\".\n\x0cQueryRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08\x61rgument\x18\x02 \x01(\t\"\x1d\n\rQueryResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x32I\n\x05\x41gent\x12@\n\x05Query\x12\x1a.sidelight.v1.QueryRequest\x1a\x1b.sidelight.v1.QueryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sidelight/exporter/proto/sidelight.proto\x12\x0csidelight.v1\"\x8f\x04\n\nFlowDetail\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08reporter\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nsent_bytes\x18\x04 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x05 \x01(\x04\x12\x15\n\rsent_segments\x18\x06 \x01(\x04\x12\x19\n\x11received_segments\x18\x07 \x01(\x04\x12\x13\n\x0bretransmits\x18\x08 \x01(\r\x12\x0f\n\x07srtt_us\x18\t \x01(\r\x12\x13\n\x0b\x64uration_ns\x18\n \x01(\x04\x12\x19\n\x11source_provenance\x18\x0b \x01(\t\x12\x1e\n\x16\x64\x65stination_provenance\x18\x0c \x01(\t\x12\x15\n\rsource_reason\x18\r \x01(\t\x12\x1a\n\x12\x64\x65stination_reason\x18\x0e \x01(\t\x12\x13\n\x0bsource_name\x18\x0f \x01(\t\x12\x18\n\x10\x64\x65stination_name\x18\x10 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x11 \x01(\x08\x12\x0e\n\x06number\x18\x12 \x01(\x04\x12\x0c\n\x04host\x18\x13 \x01(\t\x12\x18\n\x10source_container\x18\x14 \x01(\t\x12\x1d\n\x15\x64\x65stination_container\x18\x15 \x01(\t\x12\x11\n\toperation\x18\x16 \x01(\t\x12\x10\n\x08protocol\x18\x17 \x01(\t\x12\x0e\n\x06status\x18\x18 \x01(\t\".\n\x0cQueryRequest\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x10\n\x08\x61rgument\x18\x02 \x01(\t\"\x1d\n\rQueryResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x32I\n\x05\x41gent\x12@\n\x05Query\x12\x1a.sidelight.v1.QueryRequest\x1a\x1b.sidelight.v1.QueryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sidelight.exporter.proto.si
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FLOWDETAIL']._serialized_start=59
-  _globals['_FLOWDETAIL']._serialized_end=552
-  _globals['_QUERYREQUEST']._serialized_start=554
-  _globals['_QUERYREQUEST']._serialized_end=600
-  _globals['_QUERYRESPONSE']._serialized_start=602
-  _globals['_QUERYRESPONSE']._serialized_end=631
-  _globals['_AGENT']._serialized_start=633
-  _globals['_AGENT']._serialized_end=706
+  _globals['_FLOWDETAIL']._serialized_end=586
+  _globals['_QUERYREQUEST']._serialized_start=588
+  _globals['_QUERYREQUEST']._serialized_end=634
+  _globals['_QUERYRESPONSE']._serialized_start=636
+  _globals['_QUERYRESPONSE']._serialized_end=665
+  _globals['_AGENT']._serialized_start=667
+  _globals['_AGENT']._serialized_end=740
 # @@protoc_insertion_point(module_scope)

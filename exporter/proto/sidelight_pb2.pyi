@@ -5,7 +5,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FlowDetail(_message.Message):
-    __slots__ = ("kind", "reporter", "reason", "sent_bytes", "received_bytes", "sent_segments", "received_segments", "retransmits", "srtt_us", "duration_ns", "source_provenance", "destination_provenance", "source_reason", "destination_reason", "source_name", "destination_name", "adopted", "number", "host", "source_container", "destination_container", "operation")
+    __slots__ = ("kind", "reporter", "reason", "sent_bytes", "received_bytes", "sent_segments", "received_segments", "retransmits", "srtt_us", "duration_ns", "source_provenance", "destination_provenance", "source_reason", "destination_reason", "source_name", "destination_name", "adopted", "number", "host", "source_container", "destination_container", "operation", "protocol", "status")
     KIND_FIELD_NUMBER: _ClassVar[int]
     REPORTER_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,8 @@ class FlowDetail(_message.Message):
     SOURCE_CONTAINER_FIELD_NUMBER: _ClassVar[int]
     DESTINATION_CONTAINER_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
     kind: str
     reporter: str
     reason: str
@@ -50,7 +52,9 @@ class FlowDetail(_message.Message):
     source_container: str
     destination_container: str
     operation: str
-    def __init__(self, kind: _Optional[str] = ..., reporter: _Optional[str] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_segments: _Optional[int] = ..., received_segments: _Optional[int] = ..., retransmits: _Optional[int] = ..., srtt_us: _Optional[int] = ..., duration_ns: _Optional[int] = ..., source_provenance: _Optional[str] = ..., destination_provenance: _Optional[str] = ..., source_reason: _Optional[str] = ..., destination_reason: _Optional[str] = ..., source_name: _Optional[str] = ..., destination_name: _Optional[str] = ..., adopted: _Optional[bool] = ..., number: _Optional[int] = ..., host: _Optional[str] = ..., source_container: _Optional[str] = ..., destination_container: _Optional[str] = ..., operation: _Optional[str] = ...) -> None: ...
+    protocol: str
+    status: str
+    def __init__(self, kind: _Optional[str] = ..., reporter: _Optional[str] = ..., reason: _Optional[str] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ..., sent_segments: _Optional[int] = ..., received_segments: _Optional[int] = ..., retransmits: _Optional[int] = ..., srtt_us: _Optional[int] = ..., duration_ns: _Optional[int] = ..., source_provenance: _Optional[str] = ..., destination_provenance: _Optional[str] = ..., source_reason: _Optional[str] = ..., destination_reason: _Optional[str] = ..., source_name: _Optional[str] = ..., destination_name: _Optional[str] = ..., adopted: _Optional[bool] = ..., number: _Optional[int] = ..., host: _Optional[str] = ..., source_container: _Optional[str] = ..., destination_container: _Optional[str] = ..., operation: _Optional[str] = ..., protocol: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("kind", "argument")

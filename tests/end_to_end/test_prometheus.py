@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -40,6 +41,21 @@ with open(sys.argv[2], "w") as log:
         s.close()
         time.sleep(0.06)
 """
+CALLS = """
+import grpc, sys, time
+end, n = time.time() + float(sys.argv[1]), 0
+channel = grpc.insecure_channel(sys.argv[3])
+ask, fail = (channel.unary_unary(f"/sidelight.test.Interop/{name}") for name in ("Unary", "Status"))
+with open(sys.argv[2], "w") as log:
+    while time.time() < end:
+        n = n + 1
+        if n % 10: ask(b"10")
+        else:
+            try: fail(b"UNAVAILABLE")
+            except grpc.RpcError: pass
+        log.write(f"{time.time()}\\n"); log.flush()
+        time.sleep(0.1)
+"""
 KIALI_BY = (
     "source_cluster,source_workload_namespace,source_workload,source_canonical_service,source_canonical_revision,destination_cluster,"
     "destination_service_namespace,destination_service,destination_service_name,destination_workload_namespace,destination_workload,"
@@ -55,6 +71,8 @@ class Place:
     at: float
     rate: float
     """Requests a second to the shop's web in the window before `at`, by the client's own log."""
+    calls: float
+    """gRPC calls likewise, of which one in ten fails."""
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         text = query.replace("$__rate_interval", f"{WINDOW_S}s")
@@ -77,7 +95,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     scratch = tmp_path_factory.mktemp("prometheus")
-    groups = ("http", "tcp", "dns", "istio", "servicegraph", "hubble")
+    groups = ("http", "rpc", "tcp", "dns", "istio", "servicegraph", "hubble")
     agent = Running(
         "--node-name",
         "node-1",
@@ -106,14 +124,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             for name in ("cart", "catalogue-v1", "catalogue-v2", "payments", "web"):
                 listening(found, pods[name], 8080)
             listening(found, pods["redis"], 6379)
-            log = scratch / "load.log"
+            answerer, caller = found.pod("calls", "answerer"), found.pod("calls", "caller")
+            server = Path(__file__).parent.parent / "peers" / "grpc_server.py"
+            found.run(answerer, sys.executable, str(server), "0.0.0.0", "9090", str(scratch / "calls.report"))
+            listening(found, answerer, 9090)
+            log, calls_log = scratch / "load.log", scratch / "calls.log"
+            found.run(caller, sys.executable, "-c", CALLS, str(WINDOW_S + 18), str(calls_log), f"{answerer.ip}:9090")
             load = found.run(pods["load"], "python3", "-c", LOAD, str(WINDOW_S + 18), str(log), pods["redis"].ip)
             began = time.time()
             eventually(lambda: time.time() > began + WINDOW_S + 12 or load.poll() is not None, WINDOW_S + 30)
             at = time.time() - 3
             times = [float(line) for line in log.read_text().split()]
             rate = sum(at - WINDOW_S - 1 <= t < at - 1 for t in times) / WINDOW_S
-            yield Place(agent, found, port, at, rate)
+            called = [float(line) for line in calls_log.read_text().split()]
+            calls = sum(at - WINDOW_S - 1 <= t < at - 1 for t in called) / WINDOW_S
+            yield Place(agent, found, port, at, rate, calls)
     finally:
         if process:
             process.kill()
@@ -128,14 +153,15 @@ def about(expected: float, got: float, within: float = 0.15) -> bool:
 EMPTY = {
     ("Failed look-ups", 0): "no answer was a failure",
     ("Spans", 0): "no OTLP here",
-    ("Body bytes", 0): "a GET has no body",
     ("Not named, by why", 0): "every end has a name",
+    ("Calls that go on", 0): "none does at that moment",
     ("Nanoseconds a run", 0): "kernel.bpf_stats_enabled is 0",
 }
 """Queries whose truth is that there is nothing."""
 
 
 def test_every_query_of_the_dashboards(place: Place) -> None:
+    c = place.calls
     r, web, v2 = place.rate, ("shop", "web"), ("shop", "catalogue-v2")
     who, source = ("destination_workload_namespace", "destination_workload"), ("source_workload_namespace", "source_workload")  # fmt: skip
     served = {web: r, ("shop", "cart"): r, ("shop", "payments"): r, ("shop", "catalogue"): r / 2, v2: r / 2}
@@ -149,6 +175,13 @@ def test_every_query_of_the_dashboards(place: Place) -> None:
         ("In, by status", 0): (("http_response_status_code",), {("200",): 4 * r - r / 20, ("500",): r / 20}),
         ("In, by route", 0): (("http_route",), {("/orders/*",): r, ("/",): 3 * r}),
         ("Version against version: failed share", 0): (("destination_service_name", "destination_canonical_revision"), {("catalogue", "v1"): 0.0, ("catalogue", "v2"): 0.1}),
+        ("Calls", 0): (who, {("calls", "answerer"): c}),
+        ("Failed share of calls", 0): (who, {("calls", "answerer"): 0.1}),
+        ("Calls, by method", 0): (("rpc_method",), {("sidelight.test.Interop/Unary",): 0.9 * c, ("sidelight.test.Interop/Status",): 0.1 * c}),
+        ("Calls, by status", 0): (("rpc_status_code",), {("OK",): 0.9 * c, ("UNAVAILABLE",): 0.1 * c}),
+        ("Messages", 0): (("rpc_method", "direction"), {("sidelight.test.Interop/Unary", "receive"): 0.9 * c}),
+        ("Out, failed share of calls", 0): (who, {("calls", "answerer"): 0.1}),
+        ("Coverage", 0): (("protocol", "outcome", "reason"), {("gRPC", "named", ""): 2 * c}),
         ("Edges", 0): ((*source, *who), {(*web, "shop", "cart"): r, (*web, "shop", "catalogue-v2"): r / 2, ("load", "generator", *web): r}),
         ("Failed attempts", 0): ((*source, *who, "reason"), {("load", "generator", "shop", "redis", "refused"): r}),
         ("Failed share of attempts", 0): (source, {("load", "generator"): 0.5, web: 0.0}),
@@ -194,7 +227,8 @@ def test_the_rules_say_the_same(place: Place) -> None:
                 expr = re.sub(r"workload:[a-z_:0-9]+", lambda match: f"({recorded()[match[0]]})", expr)
                 got = place.ask(expr)
                 name = rule.get("record") or rule["alert"]
-                firing = {"SidelightErrorBudgetBurnsFast", "SidelightErrorBudgetBurns", "SidelightConnectionsFail"}
+                firing = {"SidelightErrorBudgetBurnsFast", "SidelightErrorBudgetBurns", "SidelightConnectionsFail",
+                          "SidelightCallsErrorBudgetBurnsFast", "SidelightCallsErrorBudgetBurns"}  # fmt: skip
                 assert bool(got) == ("record" in rule or name in firing), (name, got)
                 if "http_failed:ratio" in name:
                     value = next(float(r["value"][1]) for r in got if v2.items() <= r["metric"].items())
@@ -220,6 +254,9 @@ def test_flagger_and_argo_templates_of_the_docs(place: Place) -> None:
     bad = {"namespace": "shop", "target": "catalogue-v2", "interval": "2m"}
     good = {**bad, "target": "catalogue"}
     assert abs(verdict(flagger["sidelight-success-rate"], **bad) - 90) < 6
+    calls = {"namespace": "calls", "target": "answerer", "interval": "2m"}
+    assert abs(verdict(flagger["sidelight-call-success-rate"], **calls) - 90) < 6
+    assert 0 < verdict(flagger["sidelight-call-latency-p99"], **calls) < 1000
     assert verdict(flagger["sidelight-success-rate"], **good) == 100
     assert 0 < verdict(flagger["sidelight-latency-p99"], **good) < 1000
     assert verdict(flagger["sidelight-connections-failed"], namespace="shop", target="web", interval="2m") == 0
@@ -299,7 +336,7 @@ def test_tempo_names_hubble_names_and_clean_metrics(place: Place) -> None:
     assert about(r / 20, failed["shop/web", "shop/catalogue-v2"], 0.6)
     for side in ("server", "client"):
         assert place.ask(f"histogram_quantile(0.9, sum(rate(traces_service_graph_request_{side}_seconds_bucket[1m])) by (le, client, server)) > 0")  # fmt: skip
-    hubble = place.values('sum by (status) (rate(hubble_http_requests_total{reporter="server"}[1m]))', "status")
+    hubble = place.values('sum by (status) (rate(hubble_http_requests_total{reporter="server", protocol="HTTP/1.1"}[1m]))', "status")  # fmt: skip
     assert about(4 * r - r / 20, hubble["200",])
     assert place.values("sum(rate(hubble_drop_total[1m]))")[()] > 0
     text = "\n".join(line for line in place.agent.get("/metrics").decode().splitlines() if "istio_" not in line) + "\n"

@@ -7,6 +7,8 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+from tests.fuzz.tables import write_tables
+
 HERE = Path(__file__).parent / "host"
 PROGRAMS = Path(__file__).resolve().parents[2] / "bpf"
 RUNS = 120_000
@@ -14,11 +16,12 @@ RUNS = 120_000
 
 def build(headers: Path, program: Path) -> Path:
     """The fuzzer, from bpf/ or a copy of it."""
+    write_tables(program.parent)
     subprocess.run(
         ["clang", "-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=undefined",
          # words are read where they are: BPF may, and the host may too
          "-fno-sanitize=alignment",
-         "-Wall", "-Werror", "-Wno-unused-function", f"-I{headers}", f"-I{HERE}", "-o", str(program), str(HERE / "segments.c")],
+         "-Wall", "-Werror", "-Wno-unused-function", f"-I{headers}", f"-I{HERE}", f"-I{program.parent}", "-o", str(program), str(HERE / "segments.c")],
         check=True,
     )  # fmt: skip
     return program
@@ -30,7 +33,7 @@ def fuzz(program: Path, runs: int, scratch: Path) -> subprocess.CompletedProcess
     with tarfile.open(HERE / "corpus.tar.xz") as archive:
         archive.extractall(corpus)
     return subprocess.run(
-        [str(program), f"-runs={runs}", "-max_len=4096", "-seed=7", f"-artifact_prefix={scratch}/", str(corpus)],
+        [str(program), f"-runs={runs}", "-max_len=8192", "-seed=7", f"-artifact_prefix={scratch}/", str(corpus)],
         capture_output=True, text=True, errors="replace", timeout=600, check=False,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sidelight.agent.operations import identify
 from sidelight.agent.routes import END, FOLD, TEMPLATES, Templates, route
+from tests.fuzz.tables import write_tables
 from tests.fuzz.test_programs import HERE, PROGRAMS
 from tests.unit.agent.test_routes import TEMPLATES as CHOSEN
 
@@ -38,8 +39,9 @@ class Kernel:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("routes") / "routes.so"
+    write_tables(found.parent)
     subprocess.run(
-        ["clang", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-function", f"-I{PROGRAMS}", f"-I{HERE}", "-o", str(found), str(HERE / "routes.c")],
+        ["clang", "-O1", "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-function", f"-I{PROGRAMS}", f"-I{HERE}", f"-I{found.parent}", "-o", str(found), str(HERE / "routes.c")],
         check=True,
     )  # fmt: skip
     return found

@@ -43,6 +43,18 @@ static struct l7_connection *l7_value;
 static struct exchange_text *text_value;
 static struct route *route_value;
 static struct reorder *reorder_values[2];
+static struct http2_connection *http2_storage;
+
+/* Made by tests/fuzz/tables.py of what the loader puts into the map. */
+#include "hpack_tables.inc"
+
+/* Streams in flight: fewer than a connection may have, so that the map is full now and then. */
+#define STREAMS 64
+static struct stream_entry {
+	u32 id; /* 0: free */
+	struct http2_stream value;
+} stream_entries[STREAMS];
+static u32 streams_left;
 static struct handshakes handshake_value;
 
 #define LATENCIES 4096
@@ -85,12 +97,16 @@ static void kernel_reset(void)
 	free(connection_value);
 	free(l7_value);
 	free(route_value);
+	free(http2_storage);
 	free(text_value);
 	free(reorder_values[0]);
 	free(reorder_values[1]);
 	connection_value = NULL;
 	l7_value = NULL;
 	route_value = NULL;
+	http2_storage = NULL;
+	memset(stream_entries, 0, sizeof(stream_entries));
+	streams_left = 0;
 	operation_count = 0;
 	text_value = NULL;
 	reorder_values[0] = reorder_values[1] = NULL;
@@ -115,6 +131,46 @@ ONE_ENTRY(zero_latency, struct latency_value);
 ONE_ENTRY(settings, struct settings);
 ONE_ENTRY(bounds, struct latency_bounds);
 ONE_ENTRY(buckets, struct token_buckets);
+ONE_ENTRY(hpack_tables, struct hpack_tables);
+
+static struct http2_stream *http2_streams_lookup(struct http2_stream_key *key)
+{
+	for (u32 i = 0; key->id && i < STREAMS; i++)
+		if (stream_entries[i].id == key->id)
+			return &stream_entries[i].value;
+	return NULL;
+}
+
+static int http2_streams_update(struct http2_stream_key *key, struct http2_stream *value)
+{
+	struct http2_stream *known = http2_streams_lookup(key);
+
+	for (u32 i = 0; !known && i < STREAMS; i++)
+		if (!stream_entries[i].id) {
+			stream_entries[i].id = key->id;
+			known = &stream_entries[i].value;
+		}
+	if (!known || !key->id)
+		return -1;
+	*known = *value;
+	return 0;
+}
+
+static int http2_streams_delete(struct http2_stream_key *key)
+{
+	for (u32 i = 0; key->id && i < STREAMS; i++)
+		if (stream_entries[i].id == key->id) {
+			stream_entries[i].id = 0;
+			return 0;
+		}
+	return -1;
+}
+
+static struct {
+	struct http2_stream *(*lookup)(struct http2_stream_key *);
+	int (*update)(struct http2_stream_key *, struct http2_stream *);
+	int (*delete)(struct http2_stream_key *);
+} http2_streams = {http2_streams_lookup, http2_streams_update, http2_streams_delete};
 
 static struct {
 	u64 *(*lookup)(u32 *);
@@ -159,6 +215,54 @@ static struct {
 	struct operation_value *(*lookup)(u32 *);
 	void (*insert)(u32 *, struct operation_value *);
 } operations = {operations_lookup, operations_insert};
+
+static struct http2_text http2_text_value;
+static u32 http2_text_of_stream;
+
+static struct http2_text *http2_texts_lookup(struct http2_stream_key *key)
+{
+	return key->id && key->id == http2_text_of_stream ? &http2_text_value : NULL;
+}
+
+static int http2_texts_update(struct http2_stream_key *key, struct http2_text *words)
+{
+	http2_text_of_stream = key->id;
+	http2_text_value = *words;
+	return 0;
+}
+
+static struct {
+	struct http2_text *(*lookup)(struct http2_stream_key *);
+	int (*update)(struct http2_stream_key *, struct http2_text *);
+} http2_texts = {http2_texts_lookup, http2_texts_update};
+
+static int http2_left_update(u64 *cookie, u32 *left)
+{
+	(void)cookie;
+	streams_left = *left;
+	return 0;
+}
+
+static struct {
+	int (*update)(u64 *, u32 *);
+} http2_left = {http2_left_update};
+
+static struct operation_text operation_text_entries[OPERATIONS];
+
+static struct operation_text *operation_texts_lookup(u32 *id)
+{
+	return &operation_text_entries[*id % OPERATIONS];
+}
+
+static void operation_texts_update(u32 *id, struct operation_text *text)
+{
+	operation_text_entries[*id % OPERATIONS] = *text;
+}
+
+static struct {
+	struct operation_text *(*lookup)(u32 *);
+	void (*update)(u32 *, struct operation_text *);
+} operation_texts = {operation_texts_lookup, operation_texts_update};
 
 static u32 *route_steps_lookup(struct route_step *key)
 {
@@ -225,6 +329,7 @@ STORAGE(connections, struct connection, connection_value);
 STORAGE(l7_connections, struct l7_connection, l7_value);
 STORAGE(exchange_texts, struct exchange_text, text_value);
 STORAGE(routes, struct route, route_value);
+STORAGE(http2_connections, struct http2_connection, http2_storage);
 STORAGE(reorder_rx, struct reorder, reorder_values[0]);
 STORAGE(reorder_tx, struct reorder, reorder_values[1]);
 

@@ -61,11 +61,15 @@ static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 	packet_length = length;
 	next = tcp_packet(&skb, &sk, &p, dir);
 	check(next != NEXT_WAIT, "nobody has the stream");
-	for (int step = 0; next == NEXT_STEP && step <= TAIL_CALLS; step++) {
-		if (step == TAIL_CALLS)
+	for (int step = 0; (next == PROTOCOL_HTTP1 || next == PROTOCOL_HTTP2) && step <= TAIL_CALLS; step++) {
+		if (step == TAIL_CALLS) {
 			tcp_packet_cut(&sk, dir);
-		else if (!tcp_http1(&skb, &skb, &sk, dir))
+		} else if (next == PROTOCOL_HTTP2) {
+			tcp_http2(&skb, &skb, &sk, dir);
 			break;
+		} else {
+			next = tcp_http1(&skb, &skb, &sk, dir);
+		}
 	}
 	if (l7_value) {
 		stream_check(&l7_value->streams[RX]);
@@ -126,8 +130,15 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	say(data + client_bytes, server_bytes, response, most, disorder);
 	connection_flush_into(&edge_total, connection_value, l7_value, RX, 0, 0);
 	connection_flush_into(&edge_total, connection_value, l7_value, TX, 0, 0);
-	for (u32 i = 0; l7_value && tcp_close_next(&skb, &sk); i++)
-		check(i < 2 * EXCHANGES, "the end does not end");
+	if (connection_value->l7 == PROTOCOL_HTTP2)
+		for (u32 i = 0; tcp_close_http2(&skb, &sk); i++)
+			check(i < TAIL_CALLS - 2, "the end does not end");
+	else
+		for (u32 i = 0; l7_value && tcp_close_next(&skb, &sk); i++)
+			check(i < 2 * EXCHANGES, "the end does not end");
+	for (u32 i = 0; i < STREAMS; i++)
+		streams_left -= stream_entries[i].id != 0;
+	check(!streams_left, "streams outlive their connection, and nobody says so");
 
 	for (u32 i = 0; i < latency_count; i++) {
 		const struct latency_value *value = &latency_entries[i].value;
@@ -145,13 +156,16 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	found.bytes = edge_total.rx_bytes + edge_total.tx_bytes + carried;
 	found.sure = !counter_values[COUNTER_lost_http_sync] && !counter_values[COUNTER_lost_stream_tail_call] &&
 		     !counter_values[COUNTER_http_resync] && !counter_values[COUNTER_http_bad_framing] &&
-		     !counter_values[COUNTER_lost_reorder_storage];
+		     !counter_values[COUNTER_lost_reorder_storage] && !counter_values[COUNTER_exchange_untimed] &&
+		     !counter_values[COUNTER_http2_bad_index];
 	check(found.answered == counter_values[COUNTER_seen_responses], "answered, but not counted as such");
 	check(found.unanswered == counter_values[COUNTER_seen_unanswered], "unanswered, but not counted as such");
 	check(counter_values[COUNTER_seen_operations] ==
 		  counter_values[COUNTER_operation_named] + counter_values[COUNTER_operation_folded] +
 		      counter_values[COUNTER_operation_too_long] + counter_values[COUNTER_operation_none],
 	      "operations looked for are neither named nor counted");
+	check(connection_value->l7 != PROTOCOL_HTTP2 || found.requests >= found.answered + found.unanswered,
+	      "more exchanges ended than began");
 	check(found.bytes == (u64)client_bytes + server_bytes, "bytes were lost or booked twice");
 	check(counter_values[COUNTER_seen_events] ==
 		  counter_values[COUNTER_sent_events] + counter_values[COUNTER_lost_event_suppressed],
@@ -179,6 +193,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	seed = data[1] << 8 | data[2];
 	small = play(data + 4, client, server, at_server, 1 + data[1] % 200, disorder, routed);
 	/* what does not begin like HTTP is opaque, unless its first segment came late: then the answers decide */
+	if (client >= 8 && !memcmp(data + 4, "PRI * HT", 8) && (client < PREFACE || memcmp(data + 4, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", PREFACE)))
+		return 0; /* nearly HTTP/2: opaque at once, or once it is known not to be HTTP/1 either */
 	if (large.sure && small.sure && client && http1_begins(data[4])) {
 		check(large.requests == small.requests, "the number of requests depends on how they were cut");
 		check(large.answered == small.answered, "the number of answers depends on how they were cut");

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidelight.agent import decode, layout, wire
-from sidelight.agent.protocols import HTTP1
+from sidelight.agent.protocols import GRPC, HTTP1
 
 
 @given(st.lists(st.binary(max_size=1500), max_size=5))
@@ -31,6 +31,19 @@ def test_request_text_is_printable(raw: bytes) -> None:
     for value in (text.method, text.path, text.version, text.host, text.traceparent):
         assert value.isascii() and value.isprintable() and " " not in value
     assert "?" not in text.path
+
+
+def test_http_2_has_its_path_alone() -> None:
+    record = np.zeros(1, layout.REQUEST_EVENT)
+    line = b"/a/b?password=x#y"
+    record["event"]["type"], record["event"]["reason"], record["event"]["text_length"] = (
+        decode.REQUEST,
+        GRPC.number,
+        len(line),
+    )
+    record["text"][0, : len(line)] = list(line)
+    text = decode.decode([record.tobytes()]).texts[0]
+    assert (text.path, text.version, text.method, text.query) == ("/a/b", "HTTP/2", "", True)
 
 
 def test_an_operation_is_a_text_and_no_flow() -> None:

@@ -1,0 +1,19 @@
+"""HPACK's tables as C, for the host: what the loader puts into the map, and the code itself, to encode with."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from sidelight.agent import hpack
+
+
+def write_tables(directory: Path) -> None:
+    """hpack_tables.inc."""
+    words = struct.unpack("<4160I", hpack.tables())
+    codes = hpack.huffman_codes()
+    (directory / "hpack_tables.inc").write_text(
+        f"static struct hpack_tables hpack_tables_value = {{{{{','.join(map(str, words[:4096]))}}}, {{{','.join(map(str, words[4096:]))}}}}};\n"
+        f"static const u32 huffman_codes[] __attribute__((unused)) = {{{','.join(str(code) for code, _ in codes)}}};\n"
+        f"static const u8 huffman_bits[] __attribute__((unused)) = {{{','.join(str(bits) for _, bits in codes)}}};\n"
+    )
