@@ -44,6 +44,7 @@ GOALS = [
     Goal("kernel, keep-alive: a request and endpoint", "program_cost", (HTTP, "ns_a_unit_and_endpoint"), 600, unit=" ns"),
     Goal("kernel, a connection a request: an endpoint", "program_cost", (SHORT, "ns_a_unit_and_endpoint"), 2000, unit=" ns"),
     Goal("kernel, bulk: a KB and endpoint", "program_cost", (IPERF, "ns_a_unit_and_endpoint"), 1, unit=" ns"),
+    Goal("kernel, gRPC: a small call and endpoint", "program_cost", ("gRPC, small unary calls", "ns_a_unit_and_endpoint"), 1400, unit=" ns"),
     Goal("kernel, idle connections: runs a second", "program_cost", ("1,000 idle connections", "runs_a_unit_and_endpoint"), 0),
     Goal("throughput, keep-alive", "overhead", ("HTTP keep-alive, 16 connections", "ratio"), 0.97, at_most=False),
     Goal("throughput, a connection a request", "overhead", ("HTTP, a connection a request", "ratio"), 0.93, at_most=False),

@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ from sidelight.agent.source import ProgramCost, Source
 from sidelight.cli.demo import Processes, _find, _remove_cgroup
 
 SHORT = ("-H", "Connection: close")
-PORT, PROXY_PORT, REDIS_PORT, IPERF_PORT = 8080, 8081, 6379, 5201
+PORT, PROXY_PORT, HTTP2_PORT, GRPC_PORT, RPC_PORT, REDIS_PORT, IPERF_PORT = 8080, 8081, 8082, 8083, 8084, 6379, 5201
+PEERS = Path(__file__).resolve().parents[1] / "tests" / "peers"
 LARGE_BYTES = 1_000_000
 ADDRESS = "10.99.0.1"
 """First of the server's addresses: all of 10.99.0.0/16 is local in the namespace."""
@@ -46,6 +48,10 @@ http {{
 SERVER = """
   server {{ listen 0.0.0.0:{port} backlog=4096;
     location /static {{ return 200 "static\\n"; }} location /files {{ root {home}; }} }}
+"""
+HTTP2 = """
+  server {{ listen 0.0.0.0:{port} http2 backlog=4096; http2_max_requests 100000000; http2_max_concurrent_streams 1000;
+    location /static {{ return 200 "static\n"; }} }}
 """
 PROXY = """
   upstream web {{ server 127.0.0.1:{port}; keepalive 64; }}
@@ -161,6 +167,65 @@ class Bench:
             "redis", str(_find("redis-server")), "--port", str(REDIS_PORT), "--save", "", "--dir", str(self.scratch)
         )
         self.listening(REDIS_PORT)
+
+    def start_http2(self) -> None:
+        """nginx that speaks HTTP/2 in clear text, and a grpcio server."""
+        self.nginx("nginx2", HTTP2.format(port=HTTP2_PORT), HTTP2_PORT)
+        report = str(self.scratch / "calls")
+        self.start("grpc-server", sys.executable, str(PEERS / "grpc_server.py"), "127.0.0.1", str(GRPC_PORT), report)
+        self.listening(GRPC_PORT)
+        self.start_answering()
+
+    def h2load(self, seconds: float, connections: int = 16, streams: int = 1) -> tuple[float, float]:
+        """(requests a second, requests) over HTTP/2, so many streams a connection."""
+        command = ["h2load", "-D", str(max(1, round(seconds))), "-c", str(connections), "-m", str(streams)]
+        load = self.start("h2load", *command, f"http://127.0.0.1:{HTTP2_PORT}/static", stdout=subprocess.PIPE)
+        said = load.communicate()[0].decode()
+        return float(re.search(r"([\d.]+) req/s", said)[1]), float(re.search(r"(\d+) done", said)[1])  # type: ignore[index]
+
+    def start_answering(self) -> None:
+        """nghttpd, which answers as a gRPC server does, to whom h2load is a client."""
+        home = self.scratch / "rpc" / "pkg.Service"
+        home.mkdir(parents=True)
+        (home / "Method").write_bytes(b"\0\0\0\0\x05hello")
+        self.start(
+            "nghttpd",
+            "nghttpd",
+            "--no-tls",
+            "--trailer=grpc-status: 0",
+            "-d",
+            str(home.parent),
+            "-m",
+            "1000",
+            str(RPC_PORT),
+        )
+        self.listening(RPC_PORT)
+        (self.scratch / "message").write_bytes(b"\0\0\0\0\x05world")
+
+    def small_calls(self, seconds: float, connections: int = 16, streams: int = 1) -> float:
+        """Unary gRPC calls by h2load, as fast as they go."""
+        command = [
+            "h2load",
+            "-D",
+            str(max(1, round(seconds))),
+            "-c",
+            str(connections),
+            "-m",
+            str(streams),
+            "-d",
+            str(self.scratch / "message"),
+        ]
+        headers = ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+        load = self.start(
+            "h2load", *command, *headers, f"http://127.0.0.1:{RPC_PORT}/pkg.Service/Method", stdout=subprocess.PIPE
+        )
+        return float(re.search(r"(\d+) done", load.communicate()[0].decode())[1])  # type: ignore[index]
+
+    def calls(self, seconds: float, connections: int = 16) -> float:
+        """Small unary gRPC calls by grpcio, about so many seconds of them."""
+        command = [sys.executable, str(PEERS / "grpc_client.py"), f"127.0.0.1:{GRPC_PORT}", "load", str(connections)]
+        load = self.start("grpc", *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        return float(load.communicate(f"{max(1, round(3000 * seconds))} 1\n".encode())[0])
 
     def start_iperf(self) -> None:
         self.start("iperf-server", "iperf3", "-s", "-p", str(IPERF_PORT))

@@ -17,6 +17,7 @@ def run(pairs: int = 20, seconds: float = 1.0) -> dict[str, Any]:
     with bench() as place:
         place.start_redis()
         place.start_iperf()
+        place.start_http2()
         scale = seconds if seconds < 1 else 1.0
         loads: dict[str, tuple[Callable[[], float], bool]] = {
             "HTTP keep-alive, 16 connections": (lambda: place.wrk(seconds)[0], True),
@@ -25,6 +26,9 @@ def run(pairs: int = 20, seconds: float = 1.0) -> dict[str, Any]:
             "HTTP, a connection a request": (lambda: place.wrk(seconds, *SHORT)[0], True),
             "redis GET, 16 connections": (lambda: place.redis(int(80_000 * scale)), True),
             "redis GET, pipelined by 16": (lambda: place.redis(int(600_000 * scale), 16), False),
+            "HTTP/2, one stream a connection": (lambda: place.h2load(seconds)[0], True),
+            "HTTP/2, 32 streams a connection": (lambda: place.h2load(seconds, streams=32)[0], False),
+            "gRPC, small unary calls": (lambda: place.small_calls(seconds), True),
             "iperf3, one stream": (lambda: place.iperf(seconds), True),
         }
         found: dict[str, Any] = {}

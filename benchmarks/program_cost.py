@@ -26,6 +26,10 @@ LOADS: dict[str, tuple[str, Callable[[Bench, float], float]]] = {
         "KB",
         lambda place, seconds: place.wrk(seconds, path="/files/large")[1] * LARGE_BYTES / 1000,
     ),
+    "HTTP/2, one stream a connection": ("request", lambda place, seconds: place.h2load(seconds)[1]),
+    "HTTP/2, 32 streams a connection": ("request", lambda place, seconds: place.h2load(seconds, streams=32)[1]),
+    "gRPC, small unary calls": ("call", lambda place, seconds: place.small_calls(seconds)),
+    "gRPC, the same with grpcio": ("call", lambda place, seconds: place.calls(seconds)),
     "iperf3, one stream": ("KB", lambda place, seconds: place.iperf(seconds) * max(1, round(seconds)) / 1000),
 }
 """Name -> (unit, load); a load says how many units were done."""
@@ -35,6 +39,7 @@ def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with bench() as place, bpf_stats():
         place.start_iperf()
+        place.start_http2()
         for name, (unit, load) in LOADS.items():
             with place.observed() as source:
                 figures = [_round(source.costs, unit, partial(load, place, seconds)) for _ in range(rounds)]
