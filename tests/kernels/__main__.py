@@ -12,6 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.golang import built
 from tests.kernels import document, record
 from tests.kernels.boot import Run, run
 from tests.kernels.guests import GUESTS, Guest
@@ -33,6 +34,7 @@ def main() -> int:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         programs, tree = Path(scratch) / "programs.msgpack", Path(scratch) / "tree.tar"
+        built("render")  # the guests have no compiler, and render the chart
         # in a process of its own: LLVM's memory goes with it
         subprocess.run([sys.executable, "-m", "sidelight.cli.main", "compile", "-o", str(programs)], check=True)
         tree_archive(tree, ((programs, "programs.msgpack"),))

@@ -20,6 +20,7 @@ PARTS = {
     "counts": "nginx's own count at saturation, kept connections and new ones, 1 MB files, over kill -9",
     "exact": "HTTP with routes, one request at a time, exact beside nginx's count, over kill -9",
     "corpus": "the HTTP corpus over IPv4 and IPv6, and with 5 % of segments dropped",
+    "http2": "HTTP/2 and gRPC: conversations of which every frame is known, joined in the middle, with 5 % of segments dropped; gRPC's interop cases; h2load beside nginx",
     "life": "TCP's life: outcomes, reasons, bytes, adoption; one-page ring and maps of sixteen; loading twice, refusals, little locked memory",
     "shop": "`sidelight demo`, and the shop of a test cluster by every name",
     "privileges": "the image with the manifest's privileges taken away one by one",
@@ -29,6 +30,10 @@ DIFFERENCES = (
     (
         "before 5.11",
         "maps count as locked memory: CAP_SYS_RESOURCE, or a limit of 128 MB (`security.sysResourceForOldKernels`)",
+    ),
+    (
+        "before 5.17",
+        'no `bpf_loop`: HTTP/2 and gRPC are counted as connections, not as calls; `sidelight doctor` and `sidelight_lost_total{reason="http2_not_followed"}` say so',
     ),
     ("before 5.15", "net_cls or net_prio in use take a socket's v2 cgroup away: `sidelight doctor` says so"),
 )

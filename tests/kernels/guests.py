@@ -66,8 +66,8 @@ GUESTS = {
     guest.name: guest
     for guest in (
         Guest("5.10", "amd64", r"linux-image-5\.10\.0-[0-9]+-cloud-amd64", FULL),
-        Guest("6.1", "amd64", r"linux-image-6\.1\.0-[0-9]+-cloud-amd64", (*FULL, "observers")),
-        Guest("6.12", "amd64", r"linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64", FULL),
+        Guest("6.1", "amd64", r"linux-image-6\.1\.0-[0-9]+-cloud-amd64", (*FULL, "http2", "observers")),
+        Guest("6.12", "amd64", r"linux-image-6\.12\.[0-9]+\+deb12-cloud-amd64", (*FULL, "http2")),
         Guest(
             "6.1", "arm64", r"linux-image-6\.1\.0-[0-9]+-cloud-arm64", ("load", "exact", "counts"), ("load", "exact")
         ),

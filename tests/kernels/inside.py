@@ -29,6 +29,14 @@ COMMANDS: dict[str, list[list[str]]] = {
     "counts": [_pytest("tests/end_to_end/test_servers.py", "-k", "saturation")],
     "exact": [_pytest("tests/end_to_end/test_routes.py", "-k", "templates")],
     "corpus": [_pytest("tests/kernel/test_http.py", "-k", "at_once or dropped")],
+    "http2": [
+        _pytest(
+            "tests/kernel/test_http2.py",
+            "tests/end_to_end/test_calls.py",
+            "-k",
+            "0] or joined or dropped or every_case or http_2_has_routes",
+        )
+    ],
     "life": [_pytest("tests/kernel/test_tcp.py", "tests/kernel/test_loader.py", "tests/kernel/test_handover.py")],
     "shop": [
         [sys.executable, "-m", "sidelight.cli.main", "demo"],
