@@ -295,7 +295,7 @@ class Books:
         role, port, ends = _ends(raw, resolver, at, weight)
         known = self._known.get(raw)
         if known is None or not _same(known.ends, ends):
-            key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
+            key = _edge_key(role, port, ends)
             known = _Known(ends, key, self.edges.row(key, at), self.edges.moves)
             self._known.put(raw, known)
         elif known.moves != self.edges.moves:
@@ -310,7 +310,7 @@ class Books:
         found: dict[tuple[EdgeKey, int], int] = {}
         for (raw, operation), count in counts.items():
             role, port, ends = _ends(raw, resolver, at, 0)
-            key = EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
+            key = _edge_key(role, port, ends)
             found[key, operation] = found.get((key, operation), 0) + count
         return found
 
@@ -471,6 +471,10 @@ def _ends(raw: bytes, resolver: Resolver, at: float, weight: int) -> tuple[int, 
     if role == layout.ROLE_OVERFLOW:
         return role, port, _OVERFLOW_ENDS
     return role, port, resolver.edge(cgroup_id, peer_cgroup_id, remote, port, role, at, weight)
+
+
+def _edge_key(role: int, port: int, ends: EdgeNames) -> EdgeKey:
+    return EdgeKey(role, metric_identity(ends.local), metric_identity(ends.remote), ends.service, port)
 
 
 def _pack_values(values: np.ndarray) -> bytes:

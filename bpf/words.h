@@ -85,6 +85,16 @@ static __always_inline u32 lowest_byte(u64 t)
 	return (((((t & -t) >> 7) - 1) & EVERY_BYTE) * EVERY_BYTE) >> 56;
 }
 
+/* The word at `p`, index `i` of a text of `length` bytes, with zeros for those that do not belong to it: none to eight do. */
+static __always_inline u64 load_within(const u8 *p, u64 i, u64 length)
+{
+	u64 n = choose(below(i, length), length - i, 0), word;
+
+	n = choose(below(n, 8), n, 8);
+	word = load8(p);
+	return choose(below(n, 8), word & ((1ULL << (n * 8 & 63)) - 1), word);
+}
+
 static __always_inline u16 be16(const u8 *p)
 {
 	return (u16)p[0] << 8 | p[1];

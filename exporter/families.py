@@ -373,8 +373,6 @@ def coverage(kernel: dict[str, int], latencies: Table) -> list[tuple[str, str, s
     """(protocol, outcome, reason, exchanges) since the maps were made: what is known of those counted, and what was lost."""
     found = []
     for protocol in PROTOCOLS.values():
-        rows = [index for index, key in enumerate(latencies.keys) if key.protocol == protocol.number]
-        counted = int(latencies.values["buckets"][rows].sum()) + int(latencies.values["untimed"][rows].sum())
         if protocol.counters:
             found.append((protocol.title, "named", "", kernel[f"{protocol.counters}_named"]))
             for name, reason in _UNNAMED.items():
@@ -382,8 +380,9 @@ def coverage(kernel: dict[str, int], latencies: Table) -> list[tuple[str, str, s
             unread = kernel[f"{protocol.counters}_status_unread"]
             found.append((protocol.title, "status unread", "said before the programs, or in what was lost", unread))
         else:
+            rows = [index for index, key in enumerate(latencies.keys) if key.protocol == protocol.number]
             untimed = int(latencies.values["untimed"][rows].sum())
-            found.append((protocol.title, "named", "", counted - untimed))
+            found.append((protocol.title, "named", "", int(latencies.values["buckets"][rows].sum())))
             found.append((protocol.title, "unnamed", _UNNAMED["unnamed_long"], untimed))
     found.append(("HTTP", "lost", "in flight when bytes were lost", kernel["lost_exchanges"]))
     found.append(("HTTP", "lost", "answers to what was not seen", kernel["exchange_unmatched"]))

@@ -7,7 +7,7 @@ import uuid
 from sidelight.agent import decode, layout
 from sidelight.agent.attribute import source_and_destination
 from sidelight.agent.flows import Flow, role_is_client
-from sidelight.agent.protocols import HTTP1, PROTOCOLS, Protocol
+from sidelight.agent.protocols import PROTOCOLS, Protocol
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import sidelight_pb2
 from sidelight.identity.model import Identity, Kind
@@ -181,7 +181,7 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
     event = flow.event
     segments = int(event["segments"])
     kind = int(event["type"])
-    protocol = PROTOCOLS[int(event["reason"])] if kind == decode.REQUEST else HTTP1
+    protocol = PROTOCOLS[int(event["reason"])] if kind == decode.REQUEST else None
     return sidelight_pb2.FlowDetail(
         kind=KINDS.get(kind, ""),
         reporter="source" if role_is_client(event) else "destination",
@@ -205,6 +205,6 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         source_container=source.container,
         destination_container=destination.container,
         operation=flow.operation,
-        protocol=protocol.title if kind == decode.REQUEST else "",
-        status=protocol.answer(int(event["status"])) if kind == decode.REQUEST else "",
+        protocol=protocol.title if protocol else "",
+        status=protocol.answer(int(event["status"])) if protocol else "",
     )

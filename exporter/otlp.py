@@ -167,6 +167,15 @@ def _add_text(span: trace_pb2.Span, key: str, value: str) -> None:
     span.attributes.add(key=key).value.string_value = value
 
 
+def _peer_attributes(address: str, port: int, peer_name: str) -> list[KeyValue]:
+    return [
+        _text("server.address", address),
+        _number("server.port", port),
+        _text("service.peer.name", peer_name),
+        _text("peer.service", peer_name),
+    ]
+
+
 @lru_cache(maxsize=4096)
 def _common_attributes(
     method: str, version: str, address: str, port: int, peer_name: str, status: int, route: str, error: str
@@ -177,10 +186,7 @@ def _common_attributes(
         _text("url.scheme", "http"),
         _text("network.protocol.name", "http"),
         _text("network.protocol.version", version),
-        _text("server.address", address),
-        _number("server.port", port),
-        _text("service.peer.name", peer_name),
-        _text("peer.service", peer_name),
+        *_peer_attributes(address, port, peer_name),
     ]
     if status:
         attributes.append(_number("http.response.status_code", status))
@@ -198,10 +204,7 @@ def _rpc_attributes(method: str, address: str, port: int, peer_name: str, answer
     attributes = [
         _text("rpc.system.name", "grpc"),
         _text("rpc.method", method),
-        _text("server.address", address),
-        _number("server.port", port),
-        _text("service.peer.name", peer_name),
-        _text("peer.service", peer_name),
+        *_peer_attributes(address, port, peer_name),
     ]
     if answer:
         attributes.append(_text("rpc.status_code", answer))

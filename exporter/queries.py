@@ -51,10 +51,8 @@ def _edges(agent: Agent, argument: str) -> dict[str, Any]:
         known = entry(key.edge)
         sparse = {str(i): int(n) for i, n in enumerate(row["buckets"]) if n}
         if key.protocol in PROTOCOLS:
-            status, asked = (
-                PROTOCOLS[key.protocol].answer(key.status) or "0",
-                sum(sparse.values()) + int(row["untimed"]),
-            )
+            status = PROTOCOLS[key.protocol].answer(key.status) or "0"
+            asked = sum(sparse.values()) + int(row["untimed"])
             known["statuses"][status] = known["statuses"].get(status, 0) + asked
             known["errors"] += asked if failed(key.protocol, key.status) else 0
             for index, count in sparse.items():

@@ -232,10 +232,8 @@ static __always_inline u32 http2_value(struct turn *t, u8 kind)
 		/* the hash tells one from another when only its index comes again */
 #pragma unroll
 		for (int i = 0; i < HOST_BYTES; i += 8) {
-			u64 n = choose(below(i, length), length - i, 0), word = load8(d->text + i);
+			u64 word = load_within(d->text + i, i, length);
 
-			n = choose(below(n, 8), n, 8);
-			word = choose(below(n, 8), word & ((1ULL << (n * 8 & 63)) - 1), word);
 			*(u64 *)(d->text + i) = word;
 			*(u64 *)(t->h->words.host + i) = word;
 		}
@@ -372,11 +370,8 @@ static __always_inline bool http2_same_path(struct turn *t)
 	differs = memo->length ^ (length | d->huffman << 7);
 #pragma unroll
 	for (int i = 0; i < MEMO_BYTES; i += 8) {
-		/* bytes of this word that belong to the string, none to eight of them */
-		u64 n = choose(below(i, length), length - i, 0), word = load8(t->s->window + at(d->at) + i);
+		u64 word = load_within(t->s->window + at(d->at) + i, i, length);
 
-		n = choose(below(n, 8), n, 8);
-		word = choose(below(n, 8), word & ((1ULL << (n * 8 & 63)) - 1), word);
 		differs |= word ^ load8(memo->raw + i);
 		*(u64 *)(memo->raw + i) = word;
 	}

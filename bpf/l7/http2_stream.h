@@ -349,6 +349,7 @@ static __always_inline void http2_named_path(struct http2_direction *d, const st
 		http2_note_path(&d->entries[(d->path_entry - 1) & (HPACK_ENTRIES - 1)], st);
 }
 
+/* It takes its place in the map. */
 static __always_inline void http2_begin_exchange(struct turn *t)
 {
 	struct http2_stream_key key = {.cookie = t->cookie, .id = t->d->block_id};

@@ -91,12 +91,8 @@ static __always_inline u32 operation_of(void *ctx, struct connection *c, u8 prot
 	}
 #pragma unroll
 	for (int i = 0; i < OPERATION_BYTES; i += 8) {
-		/* bytes of this word that belong to the text, none to eight of them */
-		u64 n = choose(below(i, length), length - i, 0), word;
+		u64 word = load_within(text + i, i, length);
 
-		n = choose(below(n, 8), n, 8);
-		word = load8(text + i);
-		word = choose(below(n, 8), word & ((1ULL << (n * 8 & 63)) - 1), word);
 		*(u64 *)(text + i) = word;
 		hash = hash_word(hash, word);
 	}
