@@ -6,25 +6,27 @@
 #include "l7/dns.h"
 
 /*
- * Payload on a listener: the handshake's last ACK carried it (or the bare one was lost). The child's
- * establishment callback follows on this CPU within the same softirq and picks it up.
+ * The handshake's last ACK at the listener, and the payload it may carry (or the bare one was lost). The child's establishment
+ * callback follows on this CPU within the same softirq and picks it up: a callback cannot ask for the cgroup.
  */
-static __always_inline void handoff_payload(struct __sk_buff *skb, const struct packet *p)
+static __always_inline void handoff_leave(struct __sk_buff *skb, struct bpf_sock *sk, const struct packet *p)
 {
 	struct handoff *to;
 	u64 n = p->length;
 	u32 zero = 0;
 
-	if (!n || p->flags & TCP_SYN)
-		return;
 	to = handoffs.lookup(&zero);
 	if (!to)
 		return;
+	to->cgroup_id = bpf_sk_cgroup_id(sk);
 	to->sequence = p->seq;
 	to->acknowledged = p->ack;
 	to->length = n;
+	to->kept = 0;
 	to->remote_port = p->source;
 	to->local_port = p->destination;
+	if (!n)
+		return;
 	if (n > REORDER_SEGMENT - 1)
 		n = REORDER_SEGMENT - 1;
 	BOUND_SIZE(n, 4095);
@@ -49,14 +51,15 @@ int ingress(struct __sk_buff *skb)
 			dns_packet(skb, sk, &p, RX);
 		return PASS;
 	}
-	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
-		return PASS; /* a bare ACK: nothing to learn */
 	if (sk->state == TCP_LISTEN_) {
-		if ((p.flags & TCP_SYN) && p.version == 6) /* see there: not every kernel shows the answer */
+		if (!(p.flags & TCP_SYN))
+			handoff_leave(skb, sk, &p);
+		else if (p.version == 6) /* see there: not every kernel shows the answer */
 			handshake_remember(sk, p.seq, p.source, ROLE_SERVER);
-		handoff_payload(skb, &p);
 		return PASS;
 	}
+	if (!p.length && !(p.flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+		return PASS; /* a bare ACK: nothing to learn */
 	next = tcp_packet(skb, sk, &p, RX);
 	if (next != NEXT_NONE) {
 		ingress_next.call(skb, next);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The life of a TCP connection. Callbacks run with the socket locked. bpf_sk_cgroup_id() is not to be had here, so the
- * cgroup comes from the packet runs of the SYN, at either end (map `handshakes`), else from the first packet.
+ * cgroup comes from packet runs: the client's of its SYN, the listener's of the last ACK (map `handoffs`, else `handshakes`), else
+ * of the first packet.
  */
 #include "socket/tcp.h"
 
@@ -84,18 +85,27 @@ static __always_inline void on_active(struct bpf_sock_ops *ops, struct bpf_sock 
 	latency_tcp(&c->key, PROTOCOL_TCP_CONNECT, now - c->started_ns);
 }
 
-/* The payload the listener's run left for this child. True when it is to be parsed. */
-static __always_inline bool handoff_take(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct connection *c)
+/* What the listener's run left for this child, which is established by it; null when it left nothing. */
+static __always_inline struct handoff *handoff_find(struct bpf_sock_ops *ops, const struct connection *c)
 {
-	struct l7_connection *l;
-	struct settings *set = current_settings();
-	struct reorder *kept;
 	struct handoff *from;
 	u32 zero = 0;
 
 	from = handoffs.lookup(&zero);
-	if (!from || !from->length || from->remote_port != c->remote_port || from->local_port != c->local_port ||
-	    from->sequence != c->dir[RX].end || from->acknowledged != c->dir[TX].end)
+	if (!from || from->remote_port != c->remote_port || from->local_port != c->local_port ||
+	    from->sequence != ops->rcv_nxt || from->acknowledged != ops->snd_nxt)
+		return 0;
+	return from;
+}
+
+/* Takes the payload that came with it. True when it is to be parsed. */
+static __always_inline bool handoff_take(struct bpf_sock *sk, struct connection *c, struct handoff *from)
+{
+	struct l7_connection *l;
+	struct settings *set = current_settings();
+	struct reorder *kept;
+
+	if (!from->length)
 		return false;
 	c->dir[RX].end += from->length;
 	c->dir[RX].bytes += from->length;
@@ -137,6 +147,7 @@ static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock
 {
 	struct connection *c = connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	u64 now = bpf_ktime_get_ns();
+	struct handoff *from;
 
 	if (!c) {
 		COUNT(lost_connection_storage);
@@ -146,11 +157,12 @@ static __always_inline bool on_passive(struct bpf_sock_ops *ops, struct bpf_sock
 	c->key.port = c->local_port;
 	c->key.role = ROLE_SERVER;
 	c->started_ns = now;
-	c->key.cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_SERVER);
+	from = handoff_find(ops, c);
+	c->key.cgroup_id = from ? from->cgroup_id : handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_SERVER);
 	c->key.peer_cgroup_id = handshake_cgroup(ops->rcv_nxt - 1, c->remote_port, ROLE_CLIENT);
 	bpf_sock_ops_cb_flags_set(ops, WANTED_CALLBACKS);
 	connection_opened(ops, c, now);
-	return handoff_take(ops, sk, c);
+	return from && handoff_take(sk, c, from);
 }
 
 static __always_inline void connection_failed(struct bpf_sock_ops *ops, struct connection *c, u32 old, u64 now)

@@ -10,7 +10,8 @@
  * protocol's own" means what its header in l7/ says.
  */
 struct stream {
-	u8 window[HEAD_WINDOW]; /* unfinished part of a message; first, so that slack follows it */
+	u8 window[HEAD_WINDOW]; /* unfinished part of a message */
+	u8 slack[8]; /* what words of eight bytes read and write beyond it; nothing else may follow the window */
 	u64 body_bytes;
 	u64 body_flushed;
 	u64 body_carried; /* of them left to the response's runs, as struct direction.carried */

@@ -101,10 +101,12 @@ struct handshakes {
 	struct handshake ways[HANDSHAKE_WAYS];
 };
 
+/* What a listener's run knows of the handshake's last ACK, left to the callback of the child it makes. */
 struct handoff {
+	u64 cgroup_id;
 	u32 sequence; /* of the payload's first byte */
 	u32 acknowledged;
-	u32 length;
+	u32 length; /* of the payload, of which `kept` are in `data` */
 	u16 remote_port, local_port;
 	u32 kept;
 	u32 pad;

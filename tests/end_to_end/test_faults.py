@@ -133,7 +133,9 @@ def test_a_hundred_thousand_idle_connections(tmp_path: Path) -> None:
             return agent.total("sidelight_tcp_connections_opened_total", reporter=reporter)
 
         for reporter in ("source", "destination"):
-            eventually(lambda r=reporter: opened(r) == pairs * each, 30, f"all counted: {opened(reporter)}")  # type: ignore[misc]
+            eventually(
+                lambda r=reporter: opened(r) == pairs * each, 30, lambda r=reporter: f"all counted: {r} {opened(r)}"
+            )  # type: ignore[misc]
         before, memory = cpu_seconds(pid_of(agent)), rss_mb(pid_of(agent))
         time.sleep(3)
         idle = (cpu_seconds(pid_of(agent)) - before) / 3
