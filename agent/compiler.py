@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,9 +22,15 @@ from sidelight.agent.errors import UnsupportedFeature
 
 BPF_LD_IMM64 = 0x18
 BPF_PSEUDO_MAP_FD = 1
+BPF_PSEUDO_CALL = 1
 BPF_PSEUDO_FUNC = 4
-CALLBACK_MARK = 0x51DE
-"""Upper half of the constant that stands for a callback; the lower one says which (bpf/callbacks.h)."""
+CALLBACK_MARK, WALKED_MARK = 0x51DE, 0x51DF
+"""Upper half of the constant that stands for a callback; the lower one says which (bpf/turns.h). The second one's loop may be walked by
+a verifier instead, on kernels without bpf_loop()."""
+BPF_LOOP = struct.pack("<BBhi", 0x85, 0, 0, 181)
+"""call bpf_loop"""
+WALKED = 8
+"""Turns of such a loop: the verifier goes through each, and an old one gives up at a million instructions."""
 SECOND_ARGUMENT_FIRST = struct.pack("<BBhi", 0xBF, 0x21, 0, 0)
 """r1 = r2. bpf_loop() calls with an index and a context; BCC knows functions of a context alone."""
 
@@ -47,6 +54,8 @@ class ProgramSpec(msgspec.Struct, frozen=True):
     instructions: bytes
     maps: list[tuple[int, str]]
     callbacks: list[int] = []
+    walked: ProgramSpec | None = None
+    """For kernels without bpf_loop(), where that can be."""
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -130,35 +139,94 @@ def compile_programs(stub_tree: Path) -> Artifact:
     programs = []
     for name, instructions in code.items():
         if name not in callbacks:
-            linked, starts = link(instructions, [code[callback] for callback in callbacks])
-            programs.append(ProgramSpec(name, linked, _map_references(linked, names), starts))
+            bodies = [code[callback] for callback in callbacks]
+            linked, starts = link(instructions, bodies)
+            walked = link_walked(instructions, bodies)
+            programs.append(
+                ProgramSpec(
+                    name,
+                    linked,
+                    _map_references(linked, names),
+                    starts,
+                    ProgramSpec(name, walked, _map_references(walked, names)) if walked else None,
+                )
+            )
     return Artifact(source_hash(text), layout.layout_hash(), maps, programs)
+
+
+def _marks(code: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
+    """(index of the instruction, mark, number of the callback) of each constant that stands for one; goes on behind what is added meanwhile."""
+    index = 0
+    while index < len(code) // 8:
+        opcode, registers, _, low = struct.unpack_from("<BBhI", code, index * 8)
+        if opcode == BPF_LD_IMM64:
+            (high,) = struct.unpack_from("<I", code, index * 8 + 12)
+            if registers >> 4 == 0 and high in (CALLBACK_MARK, WALKED_MARK):
+                yield index, high, low
+            index += 1
+        index += 1
 
 
 def link(program: bytes, callbacks: list[bytes]) -> tuple[bytes, list[int]]:
     """The program with the callbacks that it names behind it, and the indexes of their first instructions.
 
-    BCC compiles functions one by one and knows none as a value: in the source a constant stands for it (bpf/callbacks.h), which
+    BCC compiles functions one by one and knows none as a value: in the source a constant stands for it (bpf/turns.h), which
     becomes what the kernel calls BPF_PSEUDO_FUNC, a distance in instructions. A callback may name another one.
     """
     whole = bytearray(program)
     starts: dict[int, int] = {}
-    index = 0
-    while index < len(whole) // 8:
-        opcode, registers, _, low = struct.unpack_from("<BBhI", whole, index * 8)
-        if opcode == BPF_LD_IMM64:
-            (high,) = struct.unpack_from("<I", whole, index * 8 + 12)
-            if registers >> 4 == 0 and high == CALLBACK_MARK:
-                if low not in starts:
-                    starts[low] = len(whole) // 8
-                    whole += SECOND_ARGUMENT_FIRST + callbacks[low]
-                struct.pack_into(
-                    "<BBhi", whole, index * 8, opcode, registers | BPF_PSEUDO_FUNC << 4, 0, starts[low] - index - 1
-                )
-                struct.pack_into("<I", whole, index * 8 + 12, 0)
-            index += 1
-        index += 1
+    for index, _, number in _marks(whole):
+        if number not in starts:
+            starts[number] = len(whole) // 8
+            whole += SECOND_ARGUMENT_FIRST + callbacks[number]
+        opcode, registers = whole[index * 8 : index * 8 + 2]
+        struct.pack_into(
+            "<BBhi", whole, index * 8, opcode, registers | BPF_PSEUDO_FUNC << 4, 0, starts[number] - index - 1
+        )
+        struct.pack_into("<I", whole, index * 8 + 12, 0)
     return bytes(whole), sorted(starts.values())
+
+
+def link_walked(program: bytes, callbacks: list[bytes]) -> bytes | None:
+    """The program for kernels without bpf_loop(): a function of ours that calls the callback WALKED times takes its place.
+
+    None for a program that names no callback, or one whose loop cannot do with so few turns.
+    """
+    whole = bytearray(program)
+    marks = list(_marks(whole))
+    if not marks or any(mark != WALKED_MARK for _, mark, _ in marks):
+        return None
+    for index, _, number in marks:
+        call = whole.index(BPF_LOOP, index * 8)
+        while call % 8:
+            call = whole.index(BPF_LOOP, call + 1)
+        loop = len(whole) // 8
+        body = loop + len(_walk(0)) // 8
+        whole += _walk(body - loop) + callbacks[number]
+        struct.pack_into("<I", whole, index * 8 + 4, 0)
+        struct.pack_into("<I", whole, index * 8 + 12, 0)
+        struct.pack_into("<BBhi", whole, call, 0x85, BPF_PSEUDO_CALL << 4, 0, loop - call // 8 - 1)
+        if any(mark for _, mark, _ in _marks(callbacks[number])):
+            return None  # a loop in a loop
+    return bytes(whole)
+
+
+def _walk(body: int) -> bytes:
+    """bpf_loop(times, callback, context, flags) for one callback, `body` instructions ahead of this function's start."""
+    return b"".join(
+        struct.pack("<BBhi", *instruction)
+        for instruction in (
+            (0xBF, 0x36, 0, 0),  # r6 = r3: the context
+            (0xB7, 0x07, 0, 0),  # r7 = 0
+            (0xBF, 0x61, 0, 0),  # again: r1 = r6
+            (0x85, BPF_PSEUDO_CALL << 4, 0, body - 4),  # call the callback
+            (0x55, 0x00, 2, 0),  # if r0 != 0 goto out
+            (0x07, 0x07, 0, 1),  # r7 += 1
+            (0xA5, 0x07, -5, WALKED),  # if r7 < WALKED goto again
+            (0xBF, 0x70, 0, 0),  # out: r0 = r7
+            (0x95, 0x00, 0, 0),  # exit
+        )
+    )
 
 
 def _map_references(code: bytes, names: dict[int, str]) -> list[tuple[int, str]]:

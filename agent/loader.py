@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 
-from sidelight.agent import bpf, hpack, layout
+from sidelight.agent import bpf, hpack, layout, vocabulary
 from sidelight.agent.adopt import socket_roles
 from sidelight.agent.compiler import (
     CACHE,
@@ -68,6 +68,7 @@ TAIL_CALLS = {
     **{protocol.program: protocol.number for protocol in PROTOCOLS.values() if protocol.program},
     "close": _STEPS["NEXT_CLOSE"],
     "close_http2": _STEPS["NEXT_CLOSE_HTTP2"],
+    "close_commands": _STEPS["NEXT_CLOSE_COMMANDS"],
     "wait": _STEPS["NEXT_WAIT"],
 }
 """Index in the program arrays: a protocol's number, else enum next of bpf/l7/protocol.h."""
@@ -267,6 +268,8 @@ def _fill_fresh_maps(artifact: Artifact, fds: dict[str, int]) -> None:
     bounds = [*layout.BUCKET_BOUNDS_NS] + [2**63 - 1] * (128 - len(layout.BUCKET_BOUNDS_NS))
     bpf.update(fds["bounds"], struct.pack("<I", 0), struct.pack("<128Q", *bounds))
     bpf.update(fds["hpack_tables"], struct.pack("<I", 0), hpack.tables())
+    for key, value in vocabulary.records():
+        bpf.update(fds["words"], key, value)
     for outer in ("edges", "latencies"):
         for inner in ("a", "b"):
             info = bpf.map_info(fds[f"{outer}_{inner}"])
@@ -302,7 +305,9 @@ def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Ver
 
     # the verifier takes most of the start, and takes it on as many cores as it gets: the largest programs first
     loops = bpf.has_loop()
-    wanted = [program for program in artifact.programs if loops or not program.callbacks]
+    wanted = artifact.programs
+    if not loops:
+        wanted = [program.walked or program for program in wanted if program.walked or not program.callbacks]
     largest_first = sorted(wanted, key=lambda program: -len(program.instructions))
     with ThreadPoolExecutor(max_workers=4) as pool:
         return dict(zip((p.name for p in largest_first), pool.map(load_one, largest_first), strict=True))

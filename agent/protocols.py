@@ -8,6 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sidelight.agent import layout
+from sidelight.agent.vocabulary import (
+    MEMCACHED_COMMANDS,
+    MEMCACHED_FAILURES,
+    MEMCACHED_STATUSES,
+    OTHER,
+    REDIS_COMMANDS,
+    REDIS_STATUSES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +43,27 @@ class Protocol:
     """Prefix of the kernel's counters of exchanges named and not (COVERAGE); empty where a name is never missing."""
     rpc: bool = False
     """Its statuses are gRPC's: 1 + code."""
+    system: str = ""
+    """db.system.name; empty for what is no data store."""
+    statuses: tuple[str, ...] = ()
+    """A data store's, by number: how a command went (agent/vocabulary.py)."""
+    failures: frozenset[str] = frozenset()
+    """Those of them that say it failed."""
 
     def method(self, number: int) -> str:
         return self.methods[number] if number < len(self.methods) else self.methods[0]
 
     def answer(self, status: int) -> str:
-        """The status as it is named: 404, or NOT_FOUND; empty when none came, or one that could not be read."""
-        if status in (0, STATUS_UNREAD):
+        """The status as it is named: 404, NOT_FOUND, or WRONGTYPE; empty when none came, or none that says something."""
+        if status in (0, STATUS_UNREAD, STATUS_SILENT):
             return ""
+        if self.system:
+            return self.statuses[status] if status < len(self.statuses) else OTHER
         return _grpc_name(status) if self.rpc else str(status)
 
     def http_status(self, status: int) -> int:
         """What the HTTP response said; gRPC's failures come with 200. 0 for none, or one that could not be read."""
-        if status in (0, STATUS_UNREAD):
+        if status in (0, STATUS_UNREAD) or self.system:
             return 0
         return 200 if self.rpc else status
 
@@ -64,6 +80,9 @@ class Protocol:
             return "no_response"
         if status == STATUS_UNREAD:
             return ""
+        if self.system:
+            name = self.answer(status)
+            return name if name in self.failures else ""
         if self.rpc:
             name = _grpc_name(status)
             return name if (name != "OK" if client else name in GRPC_SERVER_ERRORS) else ""
@@ -72,7 +91,7 @@ class Protocol:
 
 COVERAGE = ("named", "unnamed_before", "unnamed_sync", "unnamed_long")
 """How exchanges are known: wholly; or not, for what was said before the programs, what was lost, what is too long or too many."""
-STATUS_UNREAD = layout.CONSTANTS["STATUS_UNREAD"]
+STATUS_UNREAD, STATUS_SILENT = layout.CONSTANTS["STATUS_UNREAD"], layout.CONSTANTS["STATUS_SILENT"]
 GRPC_CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS",
@@ -126,8 +145,39 @@ GRPC = Protocol(
     rpc=True,
 )
 
-PROTOCOLS: dict[int, Protocol] = {protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC)}
+REDIS = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_REDIS"],
+    program="redis",
+    title="Redis",
+    name="resp",
+    version="",
+    scheme="",
+    istio="redis",
+    methods=REDIS_COMMANDS,
+    operation="",
+    system="redis",
+    statuses=REDIS_STATUSES,
+    failures=frozenset(REDIS_STATUSES) - {"", "DISCARDED"},
+)
+MEMCACHED = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_MEMCACHED"],
+    program="memcached",
+    title="memcached",
+    name="memcached",
+    version="",
+    scheme="",
+    istio="tcp",
+    methods=MEMCACHED_COMMANDS,
+    operation="",
+    system="memcached",
+    statuses=MEMCACHED_STATUSES,
+    failures=MEMCACHED_FAILURES,
+)
+
+PROTOCOLS: dict[int, Protocol] = {protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED)}
 """By number."""
+STORES = {protocol.title: protocol for protocol in PROTOCOLS.values() if protocol.system}
+"""Data stores, by title."""
 DNS = layout.CONSTANTS["PROTOCOL_DNS"]
 TCP_RTT = layout.CONSTANTS["PROTOCOL_TCP_RTT"]
 TCP_CONNECT = layout.CONSTANTS["PROTOCOL_TCP_CONNECT"]

@@ -45,6 +45,10 @@
 	X(lost_exchanges, UNDECIDED, "exchanges in flight when the framing was lost")                                  \
 	X(http_resync, UNDECIDED, "HTTP streams picked up again at a head")                                            \
 	X(http_bad_framing, UNDECIDED, "heads whose length cannot be told (RFC 9112, 6.3)")                            \
+	X(lost_commands_sync, UNDECIDED, "streams of commands whose framing was lost")                                 \
+	X(commands_resync, UNDECIDED, "streams of commands picked up again")                                           \
+	X(commands_pushed, SEEN, "messages of databases that nobody asked for: notifications, subscriptions")          \
+	X(commands_refuted, UNDECIDED, "connections that began like a protocol of commands and were not")              \
 	X(exchange_incomplete, UNDECIDED, "requests the connection ended within")                                      \
 	X(exchange_unmatched, UNDECIDED, "answers that nobody asked for")                                              \
 	X(exchange_untimed, UNDECIDED, "requests beyond the depth of the queue: counted, not timed")                   \

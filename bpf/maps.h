@@ -36,6 +36,7 @@ BPF_SK_STORAGE(l7_connections, struct l7_connection);
 BPF_SK_STORAGE(exchange_texts, struct exchange_text);
 BPF_SK_STORAGE(routes, struct route);
 BPF_SK_STORAGE(http2_connections, struct http2_connection);
+BPF_SK_STORAGE(command_queues, struct commands);
 BPF_SK_STORAGE(reorder_rx, struct reorder);
 BPF_SK_STORAGE(reorder_tx, struct reorder);
 BPF_SK_STORAGE(dns_sockets, struct dns_socket);
@@ -60,6 +61,9 @@ BPF_TABLE("lru_hash", struct http2_stream_key, struct http2_text, http2_texts, 4
 /* Connections whose end did not find all of theirs, by cookie: how many. The agent removes them. */
 BPF_TABLE("hash", u64, u32, http2_left, 1024);
 BPF_TABLE("array", u32, struct hpack_tables, hpack_tables, 1);
+
+/* Commands and statuses by their words: a number, and flags << 8 (agent/vocabulary.py). */
+BPF_TABLE("hash", struct word_key, u32, words, 1024);
 
 /* The configuration's templates of HTTP routes (l7/route.h), put in by the agent. */
 BPF_TABLE("hash", struct route_step, u32, route_steps, 8192);

@@ -10,18 +10,29 @@
 
 #include "types.h"
 
-enum callback { CALLBACK_http2_turn = 0, CALLBACK_http2_close_turn = 1, CALLBACK_path_turn = 2 };
+enum callback {
+	CALLBACK_http2_turn = 0,
+	CALLBACK_http2_close_turn = 1,
+	CALLBACK_path_turn = 2,
+	CALLBACK_commands_close_turn = 3,
+	CALLBACK_redis_turn = 4,
+	CALLBACK_memcached_turn = 5,
+};
 
 #ifndef SIDELIGHT_HOST
 static long (*loop_)(u32 times, void *callback, void *state, u64 flags) = (void *)181;
 
 /* Calls `callback(state)` until it returns 1, `times` times at most. */
 #define TURNS(times, callback, state) loop_(times, (void *)(0x51deULL << 32 | CALLBACK_##callback), state, 0)
+
+/* Likewise; but on a kernel without bpf_loop() a plain loop of WALKED turns stands in its place, which its verifier walks. */
+#define STEPS(times, callback, state) loop_(times, (void *)(0x51dfULL << 32 | CALLBACK_##callback), state, 0)
 #else
 #define TURNS(times, callback, state)                                                                                  \
 	for (u32 turn_ = 0; turn_ < (times); turn_++)                                                                  \
 		if (callback(state))                                                                                   \
 	break
+#define STEPS TURNS
 #endif
 
 #endif

@@ -20,6 +20,7 @@
 #define TRACEPARENT_BYTES 56 /* 55 characters by W3C Trace Context, one of padding */
 #define CLOSE_REASONS 8
 #define STATUS_UNREAD 999  /* there was one, in a form that could not be read */
+#define STATUS_SILENT 998  /* nobody was to answer */
 #define PAYLOAD_BYTES 1024 /* of a DNS message or ClientHello carried by an event */
 
 enum role { ROLE_UNKNOWN = 0, ROLE_CLIENT = 1, ROLE_SERVER = 2, ROLE_OVERFLOW = 255 };
@@ -31,6 +32,8 @@ enum protocol {
 	PROTOCOL_TCP_CONNECT = 4, /* SYN to established, client side */
 	PROTOCOL_HTTP2 = 5,
 	PROTOCOL_GRPC = 6,
+	PROTOCOL_REDIS = 7,
+	PROTOCOL_MEMCACHED = 8,
 };
 
 enum method {
@@ -45,6 +48,9 @@ enum method {
 	METHOD_TRACE = 8,
 	METHOD_PATCH = 9,
 };
+
+/* What words stand for: a command, or how it went. */
+enum word_kind { WORDS_COMMANDS = 0, WORDS_STATUSES = 1 };
 
 /* Why an attempt failed. */
 enum fail_reason {
@@ -117,9 +123,9 @@ struct edge_value {
 
 struct latency_key {
 	struct edge_key edge;
-	u16 status; /* HTTP status, 1 + gRPC code (0: none came; STATUS_UNREAD), DNS rcode */
+	u16 status; /* HTTP status, 1 + gRPC code, a database's (0: none came; STATUS_*), DNS rcode */
 	u8 protocol;
-	u8 method;     /* enum method; DNS: query type, 255 for above 254 */
+	u8 method;     /* enum method, a database's command; DNS: query type, 255 for above 254 */
 	u32 operation; /* id of a text, 0: none, or folded (l7/operation.h) */
 };
 
@@ -135,7 +141,7 @@ struct latency_value {
 	u64 rx_body_bytes;
 	u64 tx_bytes;
 	u64 tx_body_bytes;
-	/* gRPC: time until the response's first message, of so many; and messages */
+	/* gRPC: time until the response's first message, of so many, and messages; databases: until the answer's first byte */
 	u64 first_ns;
 	u64 first_count;
 	u64 tx_messages;
@@ -225,6 +231,13 @@ struct http2_stream {
 	u8 flags;   /* enum http2_stream_flags */
 	u8 unnamed; /* enum unnamed */
 	struct message_state messages[2];
+};
+
+/* A word that a protocol's programs know by number (agent/vocabulary.py), in capitals, zeros behind its end. */
+struct word_key {
+	u64 text[3];
+	u32 protocol;
+	u32 kind; /* enum word_kind */
 };
 
 /* Set by the agent at any time; zero means off. */

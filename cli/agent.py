@@ -19,7 +19,7 @@ from sidelight.cli.heap import Heap
 
 log = logging.getLogger("sidelight")
 
-METRIC_GROUPS = ("http", "rpc", "tcp", "dns", "istio", "servicegraph", "hubble")
+METRIC_GROUPS = ("http", "rpc", "db", "tcp", "dns", "istio", "servicegraph", "hubble")
 
 
 @click.command("agent", context_settings={"auto_envvar_prefix": "SIDELIGHT"})

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from google.protobuf import descriptor_pool, json_format
 
-from sidelight.agent.protocols import GRPC_SERVER_ERRORS
+from sidelight.agent.protocols import GRPC_SERVER_ERRORS, STORES
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.families import dns_code
 from sidelight.exporter.proto import flow_pb2 as pb
@@ -69,6 +69,11 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
         )
     kind = detail.kind
     seconds = duration_text(detail.duration_ns / 1e9)
+    if detail.protocol in STORES:
+        unanswered = flow.l7.type == pb.REQUEST
+        said = "no response" if unanswered else detail.status
+        failed = unanswered or detail.status in STORES[detail.protocol].failures
+        return f"{detail.operation} {said + ' ' if said else ''}{seconds}", "red" if failed else "green"
     if kind == "open":
         return (
             "adopted" if detail.adopted else f"open in {seconds}" if detail.reporter == "source" else "accepted"

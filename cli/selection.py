@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import product
 
 from sidelight.agent.errors import ConfigError
-from sidelight.agent.protocols import GRPC_CODES, GRPC_SERVER_ERRORS
+from sidelight.agent.protocols import GRPC_CODES, GRPC_SERVER_ERRORS, STORES
 from sidelight.agent.wire import is_search_noise
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2 as pb
@@ -97,6 +97,11 @@ def _either(selector: str) -> list[dict[str, object]]:
     return [end_filter(selector, "source"), end_filter(selector, "destination")]
 
 
+NAMED_STATUSES = {*GRPC_CODES, *(status for store in STORES.values() for status in store.statuses if status)}
+STORE_TITLES = {store.program: title for title, store in STORES.items()}
+"""What the option calls them, and what flows do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What `tail` and friends were asked for."""
@@ -118,9 +123,9 @@ class Selection:
     def filters(self) -> list[pb.FlowFilter]:
         """Filters of which one has to match. Raises ConfigError."""
         common: dict[str, object] = dict(self.extra)
-        codes = [value for value in self.status if value.upper() not in GRPC_CODES]
+        codes = [value for value in self.status if value.upper() not in NAMED_STATUSES]
         if codes and len(codes) < len(self.status):
-            raise ConfigError("--status: HTTP's or gRPC's, not both at once")
+            raise ConfigError("--status: HTTP's, or gRPC's and data stores', not both at once")
         if codes:
             common["http_status_code"] = [_status(value) for value in codes]
         if self.methods:
@@ -129,7 +134,7 @@ class Selection:
             common["http_path"] = ["^" + re.escape(self.path)]
         if self.role:
             common["traffic_direction"] = [pb.EGRESS if self.role == "client" else pb.INGRESS]
-        if self.protocol:
+        if self.protocol and self.protocol not in STORE_TITLES:
             common["protocol"] = [self.protocol]
         if self.trace:
             common["trace_id"] = [self.trace]
@@ -154,10 +159,13 @@ class Selection:
     def local(self) -> Callable[[pb.Flow], bool]:
         """What the filters cannot say, decided here."""
 
-        rpc = {value.upper() for value in self.status} & set(GRPC_CODES)
+        named = {value.upper() for value in self.status} & NAMED_STATUSES
+        title = STORE_TITLES.get(self.protocol)
 
         def wanted(flow: pb.Flow) -> bool:
-            if rpc and detail_of(flow).status not in rpc:
+            if named and detail_of(flow).status not in named:
+                return False
+            if title and detail_of(flow).protocol != title:
                 return False
             if self.slower_s and flow.l7.latency_ns < self.slower_s * 1e9:
                 return False
@@ -176,6 +184,9 @@ def is_failed(flow: pb.Flow) -> bool:
         if detail.protocol == "gRPC":
             return detail.status in ("", *(GRPC_SERVER_ERRORS if detail.reporter == "destination" else GRPC_CODES[1:]))
         return flow.l7.http.code == 0 or flow.l7.http.code >= 500
+    detail = detail_of(flow)
+    if detail.protocol in STORES:
+        return flow.l7.type == pb.REQUEST or detail.status in STORES[detail.protocol].failures
     if record == "dns":
         return flow.l7.dns.rcode != 0 and not is_search_noise(flow.l7.dns.query, flow.l7.dns.rcode)
     return bool(flow.l4.TCP.flags.RST)
@@ -185,5 +196,5 @@ def _status(text: str) -> str:
     """404, 4xx or 4+ in Hubble's form."""
     match = re.fullmatch(r"([1-5])xx|([1-5]\d{0,1})\+|([1-5]\d\d)", text.lower())
     if not match:
-        raise ConfigError(f"{text!r} is not a status: want 404, 5xx or UNAVAILABLE")
+        raise ConfigError(f"{text!r} is not a status: want 404, 5xx, UNAVAILABLE or WRONGTYPE")
     return f"{match[1]}+" if match[1] else text

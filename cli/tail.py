@@ -16,7 +16,7 @@ from sidelight.agent.errors import ConfigError
 from sidelight.cli import options
 from sidelight.cli.client import connect
 from sidelight.cli.render import line
-from sidelight.cli.selection import Selection, duration_s, is_failed, moment
+from sidelight.cli.selection import STORE_TITLES, Selection, duration_s, is_failed, moment
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import observer_pb2
 
@@ -60,12 +60,12 @@ def complete_workload(ctx: click.Context, parameter: click.Parameter, incomplete
     "--status",
     multiple=True,
     metavar="STATUS",
-    help="HTTP status or class: 404, 5xx; or gRPC's: UNAVAILABLE; repeat for more.",
+    help="HTTP status or class: 404, 5xx; or gRPC's, or a data store's: UNAVAILABLE, WRONGTYPE; repeat for more.",
 )
 @click.option("--method", "methods", multiple=True, metavar="METHOD", help="HTTP method; repeat for more.")
 @click.option("--path", default="", metavar="PREFIX", help="Requests whose path begins so.")
 @click.option("--role", type=click.Choice(["client", "server"]), help="As reported by this end.")
-@click.option("--protocol", type=click.Choice(["http", "dns", "tcp", "udp"]))
+@click.option("--protocol", type=click.Choice(["http", *STORE_TITLES, "dns", "tcp", "udp"]))
 @click.option("--trace", default="", metavar="ID", help="Requests of this trace.")
 @click.option("--failed", is_flag=True, help="Failed attempts, 5xx, requests without a response, DNS errors, resets.")
 @click.option("--slower", default="", metavar="DURATION", help="Requests slower than 200ms, 1s...")

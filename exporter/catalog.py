@@ -57,6 +57,7 @@ HTTP_LABELS = (
     "network_protocol_version",
     "url_scheme",
 )
+DB_LABELS = ("db_system_name", "db_operation_name", "db_response_status_code", "error_type")
 RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_status_code", "error_type")
 
 
@@ -108,6 +109,11 @@ CATALOG: tuple[Metric, ...] = (
     _m("sidelight_rpc_first_response_seconds_total", "counter", "s", "Summed time from a call's first byte to its first response message.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.first_response.time"),
     _m("sidelight_rpc_first_responses_total", "counter", "{call}", "Calls that had a response message: what to divide that time by.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.first_responses"),
     _m("sidelight_rpc_active_calls", "gauge", "{call}", "gRPC calls that go on now: streams that never end are here.", (*_E, "rpc_system_name", "rpc_method"), "packets", "rpc", "sidelight.rpc.active_calls"),
+    # data stores, OpenTelemetry
+    _m("db_client_operation_duration_seconds", "histogram", "s", "Duration of a data store's commands, from the first byte asked to the last byte answered, seen at the client.", _E + DB_LABELS, "packets", "db", "db.client.operation.duration"),
+    _m("db_server_operation_duration_seconds", "histogram", "s", "The same, seen at the data store.", _E + DB_LABELS, "packets", "db", "db.server.operation.duration"),
+    _m("sidelight_db_first_byte_seconds_total", "counter", "s", "Summed time from a command's first byte to its answer's first byte.", (*_E, "db_system_name", "db_operation_name"), "packets", "db", "sidelight.db.first_byte.time"),
+    _m("sidelight_db_first_bytes_total", "counter", "{operation}", "Commands of that sum: what to divide it by.", (*_E, "db_system_name", "db_operation_name"), "packets", "db", "sidelight.db.first_bytes"),
     # TCP
     _m("sidelight_tcp_connection_attempts_total", "counter", "{connection}", "Connections that a client tried to open (first SYN).", _E, "sock_ops", "tcp", "sidelight.tcp.connection.attempts"),
     _m("sidelight_tcp_connections_opened_total", "counter", "{connection}", "Connections established.", _E, "sock_ops", "tcp", "sidelight.tcp.connections.opened"),
@@ -172,7 +178,7 @@ CATALOG: tuple[Metric, ...] = (
 
 BY_NAME: dict[str, Metric] = {metric.name: metric for metric in CATALOG}
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(metric.group for metric in CATALOG))
-DEFAULT_GROUPS: frozenset[str] = frozenset({"http", "rpc", "tcp", "dns", "self"})
+DEFAULT_GROUPS: frozenset[str] = frozenset({"http", "rpc", "db", "tcp", "dns", "self"})
 
 
 def markdown() -> str:
@@ -180,6 +186,7 @@ def markdown() -> str:
     titles = {
         "http": "HTTP (OpenTelemetry semantic conventions)",
         "rpc": "RPC (OpenTelemetry semantic conventions)",
+        "db": "Data stores (OpenTelemetry semantic conventions)",
         "tcp": "TCP",
         "dns": "DNS",
         "istio": "Istio's standard metrics, opt-in (`--metrics istio`)",

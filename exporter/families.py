@@ -211,6 +211,18 @@ def rpc_labels(key: LatencyKey, operations: dict[int, str]) -> Labels:
     return tuple(pair for pair in pairs if pair[1])
 
 
+def db_labels(key: LatencyKey) -> Labels:
+    """OpenTelemetry's attributes of a data store's command."""
+    protocol = PROTOCOLS[key.protocol]
+    pairs = [
+        ("db_system_name", protocol.system),
+        ("db_operation_name", protocol.method(key.method)),
+        ("db_response_status_code", protocol.answer(key.status)),
+        ("error_type", protocol.error_type(key.status, client=key.edge.role == layout.ROLE_CLIENT)),
+    ]
+    return tuple(pair for pair in pairs if pair[1])
+
+
 class Collector:
     """Families of a snapshot, group by group."""
 
@@ -240,6 +252,7 @@ class Collector:
         makers: dict[str, Callable[[Collector], None]] = {
             "http": _http,
             "rpc": _rpc,
+            "db": _db,
             "tcp": _tcp,
             "dns": _dns,
             "istio": istio,
@@ -270,7 +283,7 @@ def body_field(role: int, what: str) -> str:
 
 def _http(collector: Collector) -> None:
     for key, row, created in collector.requests():
-        if key.operation == RETIRED or PROTOCOLS[key.protocol].rpc:
+        if key.operation == RETIRED or PROTOCOLS[key.protocol].rpc or PROTOCOLS[key.protocol].system:
             continue
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
         labels = collector.labels_of(key.edge) + http_labels(key, collector.snapshot.operations)
@@ -309,6 +322,25 @@ def _rpc(collector: Collector) -> None:
         if operation:
             labels += (("rpc_method", operation_name(collector.snapshot.operations, operation)),)
         collector.family("sidelight_rpc_active_calls").add(labels, count)
+
+
+def _db(collector: Collector) -> None:
+    sums: dict[tuple[str, Labels], tuple[float, float]] = {}
+    for key, row, created in collector.requests():
+        if not PROTOCOLS[key.protocol].system:
+            continue
+        side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
+        edge, command = collector.labels_of(key.edge), db_labels(key)
+        _histogram(collector.family(f"db_{side}_operation_duration_seconds"), edge + command, row, created)
+        name = edge + tuple(pair for pair in command if pair[0] in ("db_system_name", "db_operation_name"))
+        for family, value in (
+            ("sidelight_db_first_byte_seconds_total", float(row["first_ns"]) / 1e9),
+            ("sidelight_db_first_bytes_total", float(row["first_count"])),
+        ):
+            before, since = sums.get((family, name), (0.0, created))
+            sums[family, name] = (before + value, min(since, created))
+    for (family, labels), (value, created) in sums.items():
+        collector.family(family).add(labels, value, created)
 
 
 _TCP_PLAIN = {
@@ -381,12 +413,34 @@ def coverage(kernel: dict[str, int], latencies: Table) -> list[tuple[str, str, s
             found.append((protocol.title, "status unread", "said before the programs, or in what was lost", unread))
         else:
             rows = [index for index, key in enumerate(latencies.keys) if key.protocol == protocol.number]
+            if protocol.system:
+                found += _commands_coverage(protocol.title, latencies, rows)
+                continue
             untimed = int(latencies.values["untimed"][rows].sum())
             found.append((protocol.title, "named", "", int(latencies.values["buckets"][rows].sum())))
             found.append((protocol.title, "unnamed", _UNNAMED["unnamed_long"], untimed))
-    found.append(("HTTP", "lost", "in flight when bytes were lost", kernel["lost_exchanges"]))
-    found.append(("HTTP", "lost", "answers to what was not seen", kernel["exchange_unmatched"]))
+    found.append(("all", "lost", "in flight when bytes were lost", kernel["lost_exchanges"]))
+    found.append(("all", "lost", "answers to what was not seen", kernel["exchange_unmatched"]))
     return found
+
+
+def _commands_coverage(title: str, latencies: Table, rows: list[int]) -> list[tuple[str, str, str, int]]:
+    """Of a data store: a command's name is its method. Those that nobody answers have no time, and have a name."""
+    named = unknown = beyond = 0
+    for index in rows:
+        key = latencies.keys[index]
+        timed = int(latencies.values["buckets"][index].sum())
+        untimed = int(latencies.values["untimed"][index])
+        if key.method:
+            named += timed + untimed
+        else:
+            unknown += timed
+            beyond += untimed
+    return [
+        (title, "named", "", named),
+        (title, "unnamed", "no command that is known", unknown),
+        (title, "unnamed", _UNNAMED["unnamed_long"], beyond),
+    ]
 
 
 def _self(collector: Collector) -> None:

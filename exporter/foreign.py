@@ -87,6 +87,8 @@ def istio(collector: Collector) -> None:
 
     merged: dict[tuple[EdgeKey, int, int], tuple[np.ndarray, int, int, float]] = {}
     for key, row, created in collector.requests():
+        if PROTOCOLS[key.protocol].system:
+            continue  # to Istio's proxies data stores are TCP
         http_edges.add(key.edge)
         at = (key.edge, key.protocol, key.status)
         buckets, total_ns, untimed, since = merged.get(at, (np.zeros(layout.LATENCY_BUCKETS, np.uint64), 0, 0, created))
@@ -153,6 +155,8 @@ def service_graph(collector: Collector) -> None:
     for key, row, created in collector.requests():
         _, source, destination = source_destination(key.edge)
         virtual = "virtual_node" if is_outside(source) or is_outside(destination) else ""
+        if PROTOCOLS[key.protocol].system:
+            virtual = "database"
         labels: Labels = (
             ("client", graph_name(source)),
             ("server", graph_name(destination)),
@@ -218,6 +222,8 @@ def hubble(collector: Collector) -> None:
     for key, row, _ in collector.requests():
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
         protocol = PROTOCOLS[key.protocol]
+        if protocol.system:
+            continue
         method = protocol.method(key.method)
         count = int(row["buckets"].sum()) + int(row["untimed"])
         labels: Labels = (

@@ -125,6 +125,8 @@ def _fill_kind(result: pb.Flow, flow: Flow, kind: int, reply: bool) -> None:
     elif kind == decode.TLS:
         result.l4.TCP.flags.ACK = result.l4.TCP.flags.PSH = True
         result.Summary = "TCP Flags: ACK, PSH"
+    elif kind == decode.REQUEST and PROTOCOLS[int(event["reason"])].system:
+        _fill_command(result, flow, reply)
     elif kind == decode.REQUEST:
         _fill_http(result, flow, reply)
     elif kind == decode.DNS and flow.dns:
@@ -162,6 +164,18 @@ def _fill_http(result: pb.Flow, flow: Flow, reply: bool) -> None:
         result.Summary = f"{http.protocol} {said} {milliseconds:.0f}ms ({http.method} {http.url})"
     else:
         result.Summary = f"{http.protocol} {http.method} {http.url} (no response)"
+
+
+def _fill_command(result: pb.Flow, flow: Flow, reply: bool) -> None:
+    """A data store's: Hubble has no record for it, and shows the summary."""
+    event = flow.event
+    protocol = PROTOCOLS[int(event["reason"])]
+    status = protocol.answer(int(event["status"]))
+    result.l7.type = pb.RESPONSE if reply else pb.REQUEST
+    result.l7.latency_ns = int(event["duration_ns"])
+    words = [protocol.title, protocol.method(int(event["method"])), *([status] if status else [])]
+    words.append(f"{int(event['duration_ns']) / 1e6:.3g}ms" if reply else "(no response)")
+    result.Summary = " ".join(words)
 
 
 def _known_path(flow: Flow, protocol: Protocol) -> str:
@@ -204,7 +218,7 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         host=flow.text.host,
         source_container=source.container,
         destination_container=destination.container,
-        operation=flow.operation,
+        operation=flow.operation or (protocol.method(int(event["method"])) if protocol and protocol.system else ""),
         protocol=protocol.title if protocol else "",
         status=protocol.answer(int(event["status"])) if protocol else "",
     )

@@ -37,6 +37,7 @@ from sidelight.agent.core import Agent
 from sidelight.agent.errors import ConfigError
 from sidelight.agent.flows import Flow, role_is_client
 from sidelight.agent.protocols import PROTOCOLS
+from sidelight.agent.vocabulary import OTHER
 from sidelight.exporter.exposition import Exemplar, Exemplars
 from sidelight.exporter.families import Collector, Family, FamilyOptions, edge_labels, http_labels
 from sidelight.exporter.otlp_sender import MetricSender, SpanSender, sender
@@ -130,7 +131,9 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     address = text.host or (address_text(event["key"]["remote"].tobytes()) if client else destination.name)
     error = protocol.error_type(status, client=client)
     name = (method if method != "_OTHER" else "HTTP") + (f" {route}" if route else "")
-    if protocol.rpc:
+    if protocol.system:
+        name = method if method != OTHER else protocol.system
+    elif protocol.rpc:
         name = flow.operation or path.removeprefix("/") or "grpc"
     # the client span hangs on what the application named, the server span on the client span, where somebody sends one
     parent_id = client_id if not client and observed_elsewhere(source) else parent
@@ -145,7 +148,11 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     )
     peer_name = peer.service_name or peer.workload or peer.name
     port = int(event["key"]["port"])
-    if protocol.rpc:
+    if protocol.system:
+        span.MergeFromString(
+            _db_attributes(protocol.system, method, address, port, peer_name, protocol.answer(status), error)
+        )
+    elif protocol.rpc:
         answer = protocol.answer(status)
         span.MergeFromString(_rpc_attributes(name, address, port, peer_name, answer, error))
     else:
@@ -192,6 +199,25 @@ def _common_attributes(
         attributes.append(_number("http.response.status_code", status))
     if route:
         attributes.append(_text("http.route", route))
+    if error:
+        attributes.append(_text("error.type", error))
+    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
+    return encoded
+
+
+@lru_cache(maxsize=4096)
+def _db_attributes(
+    system: str, command: str, address: str, port: int, peer_name: str, answer: str, error: str
+) -> bytes:
+    """Likewise, of a data store's command."""
+    attributes = [
+        _text("db.system.name", system),
+        _text("db.operation.name", command),
+        _text("db.query.summary", command),
+        *_peer_attributes(address, port, peer_name),
+    ]
+    if answer:
+        attributes.append(_text("db.response.status_code", answer))
     if error:
         attributes.append(_text("error.type", error))
     encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()

@@ -24,7 +24,7 @@ int egress(struct __sk_buff *skb)
 	next = tcp_packet(skb, sk, &p, TX);
 	if (next != NEXT_NONE) {
 		egress_next.call(skb, next);
-		if (next < NEXT_CLOSE_HTTP2)
+		if (next < NEXT_CLOSE_COMMANDS)
 			tcp_packet_cut(sk, TX);
 	}
 	return PASS;
@@ -69,5 +69,36 @@ int egress_close_http2(struct __sk_buff *skb)
 
 	if (sk && tcp_close_http2(skb, sk))
 		egress_next.call(skb, NEXT_CLOSE_HTTP2);
+	return PASS;
+}
+
+int egress_redis(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, TX, PROTOCOL_REDIS)) {
+		egress_next.call(skb, PROTOCOL_REDIS);
+		tcp_packet_cut(sk, TX);
+	}
+	return PASS;
+}
+
+int egress_memcached(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, TX, PROTOCOL_MEMCACHED)) {
+		egress_next.call(skb, PROTOCOL_MEMCACHED);
+		tcp_packet_cut(sk, TX);
+	}
+	return PASS;
+}
+
+int egress_close_commands(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_close_commands(skb, sk))
+		egress_next.call(skb, NEXT_CLOSE_COMMANDS);
 	return PASS;
 }

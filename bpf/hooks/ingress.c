@@ -63,7 +63,7 @@ int ingress(struct __sk_buff *skb)
 	next = tcp_packet(skb, sk, &p, RX);
 	if (next != NEXT_NONE) {
 		ingress_next.call(skb, next);
-		if (next < NEXT_CLOSE_HTTP2)
+		if (next < NEXT_CLOSE_COMMANDS)
 			tcp_packet_cut(sk, RX);
 	}
 	return PASS;
@@ -125,5 +125,36 @@ int ingress_close_http2(struct __sk_buff *skb)
 
 	if (sk && tcp_close_http2(skb, sk))
 		ingress_next.call(skb, NEXT_CLOSE_HTTP2);
+	return PASS;
+}
+
+int ingress_redis(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, RX, PROTOCOL_REDIS)) {
+		ingress_next.call(skb, PROTOCOL_REDIS);
+		tcp_packet_cut(sk, RX);
+	}
+	return PASS;
+}
+
+int ingress_memcached(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, RX, PROTOCOL_MEMCACHED)) {
+		ingress_next.call(skb, PROTOCOL_MEMCACHED);
+		tcp_packet_cut(sk, RX);
+	}
+	return PASS;
+}
+
+int ingress_close_commands(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_close_commands(skb, sk))
+		ingress_next.call(skb, NEXT_CLOSE_COMMANDS);
 	return PASS;
 }

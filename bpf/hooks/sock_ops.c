@@ -225,7 +225,7 @@ static __always_inline enum next on_close(struct bpf_sock_ops *ops, struct bpf_s
 	connection_flush_into(edge, c, l, RX, 0, 0);
 	connection_flush_into(edge, c, l, TX, bpf_tcp_sock(sk), c->rtt_sampled_jiffies);
 	connection_end(ops, edge, c, reason, now, ops->srtt_us >> 3);
-	return l && (c->l7 == PROTOCOL_HTTP2 || exchange_waiting(l)) ? protocol_close(c) : NEXT_NONE;
+	return l && (c->l7 != PROTOCOL_HTTP1 || exchange_waiting(l)) ? protocol_close(c) : NEXT_NONE;
 }
 
 /* A tail call failed: what the handshake carried is not followed to its end. */
@@ -241,7 +241,7 @@ static __always_inline void sock_ops_cut(struct bpf_sock *sk)
 	}
 	COUNT(lost_stream_tail_call);
 	if (l && c)
-		protocol_lose_sync(c, l, &l->streams[RX], true);
+		protocol_lose_sync(sk, c, l, &l->streams[RX], true);
 }
 
 int sock_ops(struct bpf_sock_ops *ops)
@@ -326,5 +326,36 @@ int sock_ops_close_http2(struct bpf_sock_ops *ops)
 
 	if (sk && tcp_close_http2(ops, sk))
 		sock_ops_next.call(ops, NEXT_CLOSE_HTTP2);
+	return 1;
+}
+
+int sock_ops_redis(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_commands(ops, 0, sk, RX, PROTOCOL_REDIS)) {
+		sock_ops_next.call(ops, PROTOCOL_REDIS);
+		sock_ops_cut(sk);
+	}
+	return 1;
+}
+
+int sock_ops_memcached(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_commands(ops, 0, sk, RX, PROTOCOL_MEMCACHED)) {
+		sock_ops_next.call(ops, PROTOCOL_MEMCACHED);
+		sock_ops_cut(sk);
+	}
+	return 1;
+}
+
+int sock_ops_close_commands(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_close_commands(ops, sk))
+		sock_ops_next.call(ops, NEXT_CLOSE_COMMANDS);
 	return 1;
 }

@@ -12,13 +12,22 @@
 /* Which program goes on with a segment or with a connection's end; a protocol's own step has the protocol's number. */
 enum next {
 	NEXT_NONE = 0,
-	NEXT_CLOSE_HTTP2 = 60, /* exchanges in flight that stay without an answer */
-	NEXT_CLOSE = 61,       /* one more exchange that stays without an answer */
-	NEXT_WAIT = 62,	       /* another CPU has the stream */
-	NEXT_AGAIN = 63,       /* the segment from its beginning */
+	NEXT_CLOSE_COMMANDS = 59, /* commands that stay without an answer */
+	NEXT_CLOSE_HTTP2 = 60,	  /* exchanges in flight that do */
+	NEXT_CLOSE = 61,	  /* one more exchange that stays without an answer */
+	NEXT_WAIT = 62,		  /* another CPU has the stream */
+	NEXT_AGAIN = 63,	  /* the segment from its beginning */
 };
 
 #include "l7/http1.h"
+#include "l7/memcached.h"
+#include "l7/redis.h"
+
+/* Protocols of commands (l7/commands.h). */
+static __always_inline bool protocol_of_commands(u8 protocol)
+{
+	return protocol == PROTOCOL_REDIS || protocol == PROTOCOL_MEMCACHED;
+}
 
 /* Which protocol a connection may begin, by the client's first eight bytes, or its first; L7_OPAQUE for none that is followed. */
 static __always_inline u8 protocol_begins(const u8 *first)
@@ -27,6 +36,10 @@ static __always_inline u8 protocol_begins(const u8 *first)
 		return L7_TLS;
 	if (load8(first) == WORD_PRI)
 		return PROTOCOL_HTTP2;
+	if (memcached_begins(load8(first)))
+		return PROTOCOL_MEMCACHED;
+	if (redis_begins(load8(first)))
+		return PROTOCOL_REDIS;
 	return http1_begins(first[0]) ? PROTOCOL_HTTP1 : L7_OPAQUE;
 }
 
@@ -47,27 +60,73 @@ static __always_inline void protocol_begin_stream(const struct connection *c, st
 /* A gap in the stream: true when the protocol can do without these bytes. */
 static __always_inline bool protocol_pass_gap(const struct connection *c, struct stream *s, u32 gap)
 {
+	if (protocol_of_commands(c->l7))
+		return commands_pass_gap(s, gap);
 	return c->l7 == PROTOCOL_HTTP2 ? http2_pass_gap(s, gap) : http1_pass_gap(s, gap);
 }
 
-static __always_inline void protocol_lose_sync(const struct connection *c, struct l7_connection *l, struct stream *s,
-					       bool request)
+static __always_inline void protocol_lose_sync(struct bpf_sock *sk, struct connection *c, struct l7_connection *l,
+					       struct stream *s, bool request)
 {
-	if (c->l7 == PROTOCOL_HTTP2)
+	if (protocol_of_commands(c->l7))
+		commands_lose(c, s, command_queues.sk_storage_get(sk, 0, 0), request);
+	else if (c->l7 == PROTOCOL_HTTP2)
 		http2_lose_sync(s);
 	else
 		http1_lose_sync(l, s, request);
+}
+
+/* ... of a protocol of commands; where nobody knows yet which, by a segment that begins like a command. */
+static __always_inline bool commands_resume(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+					    struct l7_connection *l, struct stream *s, const struct packet *p,
+					    bool request)
+{
+	struct commands *q;
+	u64 word;
+
+	if (s->slot || s->left < 4 || (s->left >= 8 && !source_word(skb, s, &word)))
+		return false;
+	if (s->left < 8 && bpf_skb_load_bytes(skb, s->offset, &word, 4))
+		return false;
+	if (s->left < 8)
+		word &= LOW(4);
+	if (c->l7 == PROTOCOL_MEMCACHED ? !memcached_resumes(word, request) : !redis_resumes(word, request)) {
+		if (protocol_of_commands(c->l7) || !memcached_resumes(word, request))
+			return false;
+		c->l7 = PROTOCOL_MEMCACHED;
+	} else if (!protocol_of_commands(c->l7)) {
+		c->l7 = PROTOCOL_REDIS;
+	}
+	if (!request) {
+		/* not an answer to what was asked before: the server had got what waits */
+		q = command_queues.sk_storage_get(sk, 0, 0);
+		if (!q || !command_waits(q) || (s32)(p->ack - command_next(q)->seq) <= 0)
+			return false;
+	}
+	if (!(c->flags & CONN_ADOPTED) || l->confirmed)
+		COUNT(commands_resync);
+	s->flags = 0;
+	s->have = 0;
+	s->state = STREAM_START;
+	return true;
 }
 
 /*
  * May a stream whose framing was lost, or that is older than the programs, be picked up at these bytes, a segment's first ones?
  * Then it is.
  */
-static __always_inline bool protocol_resync(struct __sk_buff *skb, struct connection *c, struct l7_connection *l,
-					    struct stream *s, bool request)
+static __always_inline bool protocol_resync(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
+					    struct l7_connection *l, struct stream *s, const struct packet *p,
+					    bool request)
 {
 	u64 word;
 
+	if (protocol_of_commands(c->l7) || (!l->confirmed && request)) {
+		if (commands_resume(skb, sk, c, l, s, p, request))
+			return true;
+		if (protocol_of_commands(c->l7))
+			return false;
+	}
 	if (c->l7 != PROTOCOL_HTTP2 && s->left >= 16 && source_word(skb, s, &word) &&
 	    http1_resync_here(l, word, request)) {
 		http1_resync(s);
@@ -91,12 +150,17 @@ static __always_inline bool protocol_resync(struct __sk_buff *skb, struct connec
 /* A whole segment of body can be passed over without a step. */
 static __always_inline void protocol_pass_body(const struct connection *c, struct stream *s)
 {
-	http1_skip_body(s);
+	if (protocol_of_commands(c->l7))
+		commands_skip(s);
+	else
+		http1_skip_body(s);
 }
 
 /* Nothing of the request side's message is left unbooked or undecided but its answer. */
 static __always_inline bool protocol_awaits_answer(const struct connection *c, const struct stream *s)
 {
+	if (protocol_of_commands(c->l7))
+		return s->state == STREAM_START && s->flags & COMMANDS_AWAITS;
 	return s->state == STREAM_START && s->flags & (c->l7 == PROTOCOL_HTTP2 ? HTTP2_AWAITS : HTTP1_PLACED);
 }
 
@@ -109,12 +173,14 @@ static __always_inline bool protocol_answers(const struct connection *c, const s
 /* Which program has the next step. What has turned out to be none that is followed is led to its end by HTTP/1. */
 static __always_inline enum next protocol_step(const struct connection *c)
 {
-	return c->l7 == PROTOCOL_HTTP2 ? (enum next)PROTOCOL_HTTP2 : (enum next)PROTOCOL_HTTP1;
+	return c->l7 == PROTOCOL_HTTP2 || protocol_of_commands(c->l7) ? (enum next)c->l7 : (enum next)PROTOCOL_HTTP1;
 }
 
 /* Which program books what is in flight at the connection's end. */
 static __always_inline enum next protocol_close(const struct connection *c)
 {
+	if (protocol_of_commands(c->l7))
+		return NEXT_CLOSE_COMMANDS;
 	return c->l7 == PROTOCOL_HTTP2 ? NEXT_CLOSE_HTTP2 : NEXT_CLOSE;
 }
 

@@ -183,6 +183,76 @@ struct http2_connection {
 	u32 pad2;
 };
 
+#define COMMANDS 128   /* of one connection whose answers are awaited; what is beyond is counted, untimed */
+#define REPLY_DEPTH 16 /* arrays in arrays */
+
+/* One that waits for its answer. */
+struct command {
+	u64 started_ns;
+	u32 seq;
+	u32 operation;
+	u16 more; /* the protocol's own */
+	u8 method;
+	u8 flags; /* enum command_flags; the lower half is the protocol's own */
+	u32 pad;
+};
+
+/* Answers that differ in nothing, not in the bucket of their latency either: they go into the books as one. */
+struct answers {
+	u64 key; /* method | timed << 8 | bucket << 16 | status << 32 */
+	u64 sum_ns;
+	u64 first_ns;
+	u32 operation;
+	u32 count;
+};
+
+/* A line of words at work: it may be longer than what is looked at in one go. */
+struct line_words {
+	u64 number; /* of the word that is wanted */
+	u64 last;   /* the last eight characters */
+	u32 word;   /* its index so far */
+	u8 quiet;   /* a word "q" is among them */
+	u8 pad[3];
+};
+
+/* A connection of commands, answered in their order: databases, caches, queues. Each side's fields stand apart. */
+struct commands {
+	struct command queue[COMMANDS];
+	/* written by the request side */
+	u32 head;		     /* commands begun */
+	u32 untimed_head;	     /* beyond COMMANDS */
+	u32 tail_seen, untimed_seen; /* the response side's, when last looked at */
+	struct command fresh;	     /* the one at hand */
+	u32 parts;		     /* of it, still to come */
+	u32 part;		     /* the one at hand */
+	u8 asked;		     /* what its words have said so far, the protocol's own */
+	u8 silent;		     /* enum silence */
+	u8 lost;		     /* this side lost its place: the other one's queue means nothing */
+	u8 pad[5];
+	struct answers oneway; /* that nobody answers */
+	struct line_words asked_words;
+	u32 apart[16];
+	/* written by the response side */
+	struct line_words answered_words;
+	u32 tail; /* commands done with */
+	u32 next; /* the one whose answer comes next: beyond `tail` where answers come in two steps */
+	u32 untimed_tail;
+	u32 depth; /* of the answer at hand */
+	u64 first_ns;
+	u32 left[REPLY_DEPTH]; /* parts still to come, at each depth */
+	u16 status;	       /* of the answer at hand */
+	u16 part_status;       /* of its part at hand */
+	u8 begun;	       /* its first byte has come */
+	u8 kind;	       /* the protocol's own */
+	u8 mode;	       /* of the connection, likewise */
+	u8 due;		       /* enum command_due: what the turn at hand has found */
+	u32 more;	       /* the protocol's own */
+	u8 first;	       /* the next part is the answer's first one */
+	u8 failed;	       /* what is due has */
+	u16 due_status;
+	struct answers answers;
+};
+
 /* What the loader fills once: RFC 7541, appendices A and B (agent/hpack.py). */
 struct hpack_tables {
 	u32 huffman[4096]; /* by state and four bits: next state, symbol << 8, whether it is one << 16 */

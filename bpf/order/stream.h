@@ -87,7 +87,7 @@ static __always_inline bool stream_accept(struct __sk_buff *skb, struct bpf_sock
 				COUNT(lost_reorder_storage);
 			else if (reorder_keep(skb, kept, s, p))
 				return false;
-			protocol_lose_sync(c, l, s, request);
+			protocol_lose_sync(sk, c, l, s, request);
 			s->stashed = 0;
 		}
 	}
@@ -96,7 +96,7 @@ static __always_inline bool stream_accept(struct __sk_buff *skb, struct bpf_sock
 	s->left = p->length - skip;
 	s->next = p->seq + p->length;
 	if (s->state == STREAM_RESYNC) {
-		if (!protocol_resync(skb, c, l, s, request)) {
+		if (!protocol_resync(skb, sk, c, l, s, p, request)) {
 			s->left = 0;
 			return false;
 		}

@@ -246,7 +246,7 @@ static __always_inline enum next tcp_packet(struct __sk_buff *skb, struct bpf_so
 				l7_begin(c, s, p, dir, protocol);
 			} else if (*(volatile u8 *)&s->missed) {
 				*(volatile u8 *)&s->missed = 0;
-				protocol_lose_sync(c, l, s, is_request(c, dir));
+				protocol_lose_sync(sk, c, l, s, is_request(c, dir));
 				s->stashed = 0;
 			}
 		}
@@ -331,6 +331,29 @@ static __always_inline void tcp_http2(void *ctx, struct __sk_buff *skb, struct b
 	tcp_packet_done(skb, sk, c, l, dir);
 }
 
+/* All of a protocol of commands for the packet, likewise; without bpf_loop() a part of it: true when there is more. */
+static __always_inline bool tcp_commands(void *ctx, struct __sk_buff *skb, struct bpf_sock *sk, int dir, u8 protocol)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+	struct command_turn t = {.ctx = ctx, .skb = skb, .sk = sk, .c = c, .l = l, .dir = dir};
+
+	if (!c || !l)
+		return false;
+	t.s = &l->streams[dir];
+	if (commands_begin(&t)) {
+		if (protocol == PROTOCOL_REDIS)
+			redis_run(&t);
+		else
+			memcached_run(&t);
+		commands_end(&t);
+		if (t.s->left)
+			return true;
+	}
+	tcp_packet_done(skb, sk, c, l, dir);
+	return false;
+}
+
 /* Books the next exchange that will have no answer; true when there are more. */
 static __always_inline bool tcp_close_next(void *ctx, struct bpf_sock *sk)
 {
@@ -347,6 +370,15 @@ static __always_inline bool tcp_close_http2(void *ctx, struct bpf_sock *sk)
 	struct connection *c = connections.sk_storage_get(sk, 0, 0);
 
 	return c && l && http2_close(ctx, sk, c, l);
+}
+
+/* ... what waits on a connection of commands. */
+static __always_inline bool tcp_close_commands(void *ctx, struct bpf_sock *sk)
+{
+	struct l7_connection *l = l7_connections.sk_storage_get(sk, 0, 0);
+	struct connection *c = connections.sk_storage_get(sk, 0, 0);
+
+	return c && l && commands_close(ctx, sk, c, l);
 }
 
 /*
@@ -369,7 +401,7 @@ static __always_inline void tcp_packet_cut(struct bpf_sock *sk, int dir)
 	COUNT(lost_stream_tail_call);
 	if (!l || !c)
 		return;
-	protocol_lose_sync(c, l, &l->streams[dir], is_request(c, dir));
+	protocol_lose_sync(sk, c, l, &l->streams[dir], is_request(c, dir));
 	if (dir == RX)
 		stream_release(&l->streams[dir]);
 	connection_flush_packet(sk, c, l, dir);
