@@ -29,6 +29,7 @@ static __always_inline void handoff_leave(struct __sk_buff *skb, struct bpf_sock
 		return;
 	if (n > REORDER_SEGMENT - 1)
 		n = REORDER_SEGMENT - 1;
+	*(u64 *)to->data = 0; /* what the protocol is told by, however short */
 	BOUND_SIZE(n, 4095);
 	if (bpf_skb_load_bytes(skb, p->offset, to->data, n)) {
 		COUNT(lost_payload_read);

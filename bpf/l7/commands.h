@@ -44,7 +44,10 @@ enum command_due {
 };
 
 /* struct stream.flags of a protocol of commands */
-enum commands_flags { COMMANDS_AWAITS = 1 /* what was said last waits for its answer */ };
+enum commands_flags {
+	COMMANDS_AWAITS = 1, /* what was said last waits for its answer */
+	COMMANDS_READ = 2    /* the window holds a line that another protocol had read */
+};
 
 /* What a run works with, as struct turn. */
 struct command_turn {
@@ -287,8 +290,10 @@ static __always_inline bool commands_bytes(struct command_turn *t, struct stream
 		s->state = STREAM_DEAD;
 	if (s->state == STREAM_DEAD || s->state == STREAM_RESYNC)
 		s->left = 0;
-	if (s->left)
+	if (s->left || s->flags & COMMANDS_READ) {
+		s->flags &= ~COMMANDS_READ;
 		return true;
+	}
 	if (s->state == STREAM_DEAD || s->state == STREAM_RESYNC || !s->stashed)
 		return false;
 	kept = reorder_of(t->sk, t->dir, 0);
@@ -310,8 +315,8 @@ static __always_inline bool commands_fill(struct command_turn *t, struct stream 
 {
 	u32 before = HAVE(s);
 
-	if (before >= most)
-		return true;
+	if (before >= most || !s->left)
+		return before >= most;
 	source_fill_to(t->skb, s, commands_kept(t), most);
 	if (HAVE(s) == before) /* these bytes were not kept */
 		commands_lose(t->c, s, t->p, REQUEST(s));

@@ -15,6 +15,8 @@
 #define SIDELIGHT_HTTP1_H
 
 #include "l7/http1_body.h"
+#include "l7/memcached.h"
+#include "l7/redis.h"
 
 #define HTTP1_SCAN_STEPS 48 /* pairs of words and lines looked at in a step: 32 pass over a window without a newline */
 #define HTTP1_SKIP_WINDOWS 8
@@ -143,6 +145,21 @@ static __always_inline bool http1_bad_start(struct connection *c, struct l7_conn
 		s->left += early;
 		c->l7 = PROTOCOL_HTTP2;
 		return s->left > 0;
+	}
+	if (request && !l->confirmed && end < COMMAND_LINE && HAVE(s) > end && !(s->flags & HTTP1_RESYNCING) &&
+	    (redis_begins(load8(s->window)) || memcached_begins(load8(s->window)))) {
+		/* its first segment came late, or in pieces */
+		u32 early = HAVE(s) - (at(end) + 1);
+
+		if (s->flags & HTTP1_PLACED)
+			exchange_withdraw(l);
+		c->l7 = memcached_begins(load8(s->window)) ? PROTOCOL_MEMCACHED : PROTOCOL_REDIS;
+		s->state = STREAM_START;
+		s->flags = COMMANDS_READ;
+		s->have -= early;
+		s->offset -= early;
+		s->left += early;
+		return true;
 	}
 	s->have = 0;
 	s->left = 0;
@@ -339,15 +356,15 @@ static __always_inline bool http1_step(void *ctx, struct __sk_buff *skb, struct 
 	}
 	if (line > 0) {
 		/* Whole lines are done with; the unfinished one is read again, to the window's start. */
-		u32 rest = HAVE(s) - line;
+		u32 before = HAVE(s), rest = before - line;
 
 		s->offset -= rest;
 		s->left += rest;
 		s->have = 0;
 		if (rest == 0)
 			return s->left > 0;
-		if (s->left > rest || s->slot != 0)
-			return true;
+		if (s->left > rest || s->slot != 0 || position < before)
+			return true; /* more bytes, or lines that this step had no scan left for */
 		source_fill(skb, s, 0);
 		return false;
 	}

@@ -20,8 +20,6 @@ enum next {
 };
 
 #include "l7/http1.h"
-#include "l7/memcached.h"
-#include "l7/redis.h"
 
 /* Protocols of commands (l7/commands.h). */
 static __always_inline bool protocol_of_commands(u8 protocol)

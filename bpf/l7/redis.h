@@ -46,9 +46,9 @@ static __always_inline bool redis_begins(u64 first)
 {
 	u64 c = first >> 8 & 255, blank;
 
-	/* *<digits>\r\n$: an array of strings */
+	/* *<digits>\r\n$: an array of strings; or its first byte alone */
 	if ((first & 255) == '*')
-		return c >= '1' && c <= '9';
+		return !c || (c >= '1' && c <= '9');
 	/* a word alone on its line: HTTP has more on its first one */
 	blank = match_byte(first, ' ');
 	return !blank && match_byte(first, '\r') && (c | 0x20) >= 'a' && (c | 0x20) <= 'z' &&

@@ -119,13 +119,14 @@ static __always_inline struct l7_connection *l7_detect(struct __sk_buff *skb, st
 		if (!is_request(c, dir)) {
 			*protocol = protocol_server_begins(skb, p);
 		} else {
-			if (bpf_skb_load_bytes(skb, p->offset, first, 1)) {
+			u64 n = p->length < sizeof(first) ? p->length : sizeof(first);
+
+			BOUND_MOST(n, 8);
+			if (bpf_skb_load_bytes(skb, p->offset, first, n)) {
 				COUNT(lost_payload_read);
 				c->l7 = L7_OPAQUE;
 				return 0;
 			}
-			if (p->length >= 8)
-				bpf_skb_load_bytes(skb, p->offset, first, 8);
 			*protocol = protocol_begins(first);
 		}
 		if (*protocol >= L7_TLS) {

@@ -1,15 +1,23 @@
-"""HPACK's tables as C, for the host: what the loader puts into the map, and the code itself, to encode with."""
+"""HPACK's tables and the words of commands as C, for the host: what the loader puts into the maps, and the code itself, to encode with."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
 
-from sidelight.agent import hpack
+from sidelight.agent import hpack, vocabulary
 
 
 def write_tables(directory: Path) -> None:
-    """hpack_tables.inc."""
+    """hpack_tables.inc and words.inc."""
+    entries = []
+    for key, value in vocabulary.records():
+        *text, protocol, kind = struct.unpack("<QQQII", key)
+        words = ", ".join(f"{word}ULL" for word in text)
+        entries.append(f"{{{{{{{words}}}, {protocol}, {kind}}}, {struct.unpack('<I', value)[0]}}}")
+    (directory / "words.inc").write_text(
+        f"static struct {{ struct word_key key; u32 value; }} word_entries[] = {{{', '.join(entries)}}};\n"
+    )
     words = struct.unpack("<4160I", hpack.tables())
     codes = hpack.huffman_codes()
     (directory / "hpack_tables.inc").write_text(

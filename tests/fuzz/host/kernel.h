@@ -44,9 +44,11 @@ static struct exchange_text *text_value;
 static struct route *route_value;
 static struct reorder *reorder_values[2];
 static struct http2_connection *http2_storage;
+static struct commands *commands_value;
 
-/* Made by tests/fuzz/tables.py of what the loader puts into the map. */
+/* Made by tests/fuzz/tables.py of what the loader puts into the maps. */
 #include "hpack_tables.inc"
+#include "words.inc"
 
 /* Streams in flight: fewer than a connection may have, so that the map is full now and then. */
 #define STREAMS 64
@@ -98,6 +100,7 @@ static void kernel_reset(void)
 	free(l7_value);
 	free(route_value);
 	free(http2_storage);
+	free(commands_value);
 	free(text_value);
 	free(reorder_values[0]);
 	free(reorder_values[1]);
@@ -105,6 +108,7 @@ static void kernel_reset(void)
 	l7_value = NULL;
 	route_value = NULL;
 	http2_storage = NULL;
+	commands_value = NULL;
 	memset(stream_entries, 0, sizeof(stream_entries));
 	streams_left = 0;
 	operation_count = 0;
@@ -132,6 +136,18 @@ ONE_ENTRY(settings, struct settings);
 ONE_ENTRY(bounds, struct latency_bounds);
 ONE_ENTRY(buckets, struct token_buckets);
 ONE_ENTRY(hpack_tables, struct hpack_tables);
+
+static u32 *words_lookup(struct word_key *key)
+{
+	for (u32 i = 0; i < sizeof(word_entries) / sizeof(word_entries[0]); i++)
+		if (!memcmp(&word_entries[i].key, key, sizeof(*key)))
+			return &word_entries[i].value;
+	return NULL;
+}
+
+static struct {
+	u32 *(*lookup)(struct word_key *);
+} words = {words_lookup};
 
 static struct http2_stream *http2_streams_lookup(struct http2_stream_key *key)
 {
@@ -330,6 +346,7 @@ STORAGE(l7_connections, struct l7_connection, l7_value);
 STORAGE(exchange_texts, struct exchange_text, text_value);
 STORAGE(routes, struct route, route_value);
 STORAGE(http2_connections, struct http2_connection, http2_storage);
+STORAGE(command_queues, struct commands, commands_value);
 STORAGE(reorder_rx, struct reorder, reorder_values[0]);
 STORAGE(reorder_tx, struct reorder, reorder_values[1]);
 

@@ -61,9 +61,12 @@ static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 	packet_length = length;
 	next = tcp_packet(&skb, &sk, &p, dir);
 	check(next != NEXT_WAIT, "nobody has the stream");
-	for (int step = 0; (next == PROTOCOL_HTTP1 || next == PROTOCOL_HTTP2) && step <= TAIL_CALLS; step++) {
+	for (int step = 0; next != NEXT_NONE && next < NEXT_CLOSE_COMMANDS && step <= TAIL_CALLS; step++) {
 		if (step == TAIL_CALLS) {
 			tcp_packet_cut(&sk, dir);
+		} else if (protocol_of_commands(next)) {
+			if (!tcp_commands(&skb, &skb, &sk, dir, next))
+				break;
 		} else if (next == PROTOCOL_HTTP2) {
 			tcp_http2(&skb, &skb, &sk, dir);
 			break;
@@ -76,6 +79,11 @@ static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 		stream_check(&l7_value->streams[TX]);
 		check(l7_value->streams[RX].busy == 0, "the stream was not given back");
 		check(l7_value->head - l7_value->tail <= EXCHANGES, "more exchanges wait than there are places");
+		if (commands_value) {
+			check(commands_value->head - commands_value->tail <= COMMANDS, "more commands wait than there are places");
+			check(commands_value->depth <= REPLY_DEPTH, "an answer is deeper than there are places");
+			check(!commands_value->answers.count && !commands_value->oneway.count, "a run left answers unbooked");
+		}
 	}
 }
 
@@ -130,7 +138,10 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	say(data + client_bytes, server_bytes, response, most, disorder);
 	connection_flush_into(&edge_total, connection_value, l7_value, RX, 0, 0);
 	connection_flush_into(&edge_total, connection_value, l7_value, TX, 0, 0);
-	if (connection_value->l7 == PROTOCOL_HTTP2)
+	if (protocol_of_commands(connection_value->l7))
+		for (u32 i = 0; tcp_close_commands(&skb, &sk); i++)
+			check(i < TAIL_CALLS - 2, "the end does not end");
+	else if (connection_value->l7 == PROTOCOL_HTTP2)
 		for (u32 i = 0; tcp_close_http2(&skb, &sk); i++)
 			check(i < TAIL_CALLS - 2, "the end does not end");
 	else
@@ -157,7 +168,8 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 	found.sure = !counter_values[COUNTER_lost_http_sync] && !counter_values[COUNTER_lost_stream_tail_call] &&
 		     !counter_values[COUNTER_http_resync] && !counter_values[COUNTER_http_bad_framing] &&
 		     !counter_values[COUNTER_lost_reorder_storage] && !counter_values[COUNTER_exchange_untimed] &&
-		     !counter_values[COUNTER_http2_bad_index];
+		     !counter_values[COUNTER_http2_bad_index] && !counter_values[COUNTER_lost_commands_sync] &&
+		     !counter_values[COUNTER_commands_refuted];
 	check(found.answered == counter_values[COUNTER_seen_responses], "answered, but not counted as such");
 	check(found.unanswered == counter_values[COUNTER_seen_unanswered], "unanswered, but not counted as such");
 	check(counter_values[COUNTER_seen_operations] ==
@@ -195,7 +207,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	/* what does not begin like HTTP is opaque, unless its first segment came late: then the answers decide */
 	if (client >= 8 && !memcmp(data + 4, "PRI * HT", 8) && (client < PREFACE || memcmp(data + 4, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", PREFACE)))
 		return 0; /* nearly HTTP/2: opaque at once, or once it is known not to be HTTP/1 either */
-	if (large.sure && small.sure && client && http1_begins(data[4])) {
+	if (client >= 8 && data[4] != '*' && (redis_begins(load8(data + 4)) || memcached_begins(load8(data + 4))))
+		return 0; /* told by its first eight bytes, which a small segment has not */
+	if (large.sure && small.sure && client && (http1_begins(data[4]) || data[4] == '*')) {
 		check(large.requests == small.requests, "the number of requests depends on how they were cut");
 		check(large.answered == small.answered, "the number of answers depends on how they were cut");
 		check(large.unanswered == small.unanswered, "what is unanswered depends on how it was cut");
