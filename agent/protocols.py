@@ -13,8 +13,10 @@ from sidelight.agent.vocabulary import (
     MEMCACHED_FAILURES,
     MEMCACHED_STATUSES,
     OTHER,
+    POSTGRESQL_STATUSES,
     REDIS_COMMANDS,
     REDIS_STATUSES,
+    SQL_COMMANDS,
 )
 
 
@@ -173,11 +175,30 @@ MEMCACHED = Protocol(
     statuses=MEMCACHED_STATUSES,
     failures=MEMCACHED_FAILURES,
 )
+POSTGRESQL = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_POSTGRESQL"],
+    program="postgresql",
+    title="PostgreSQL",
+    name="postgresql",
+    version="3",
+    scheme="",
+    istio="postgres",
+    methods=SQL_COMMANDS,
+    operation="",
+    system="postgresql",
+    statuses=POSTGRESQL_STATUSES,
+    failures=frozenset(POSTGRESQL_STATUSES) - {"", "ABORTED"},
+)
 
-PROTOCOLS: dict[int, Protocol] = {protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED)}
+PROTOCOLS: dict[int, Protocol] = {
+    protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED, POSTGRESQL)
+}
 """By number."""
 STORES = {protocol.title: protocol for protocol in PROTOCOLS.values() if protocol.system}
 """Data stores, by title."""
+DB_TRANSACTION, DB_IDLE = layout.CONSTANTS["PROTOCOL_DB_TRANSACTION"], layout.CONSTANTS["PROTOCOL_DB_IDLE"]
+TRANSACTION_ROLLED_BACK = layout.CONSTANTS["TRANSACTION_ROLLED_BACK"]
+"""Durations of transactions, and of their waiting for the next command."""
 DNS = layout.CONSTANTS["PROTOCOL_DNS"]
 TCP_RTT = layout.CONSTANTS["PROTOCOL_TCP_RTT"]
 TCP_CONNECT = layout.CONSTANTS["PROTOCOL_TCP_CONNECT"]

@@ -17,6 +17,7 @@ enum callback {
 	CALLBACK_commands_close_turn = 3,
 	CALLBACK_redis_turn = 4,
 	CALLBACK_memcached_turn = 5,
+	CALLBACK_postgresql_turn = 6,
 };
 
 #ifndef SIDELIGHT_HOST

@@ -34,7 +34,12 @@ enum protocol {
 	PROTOCOL_GRPC = 6,
 	PROTOCOL_REDIS = 7,
 	PROTOCOL_MEMCACHED = 8,
+	PROTOCOL_POSTGRESQL = 9,
+	PROTOCOL_DB_TRANSACTION = 10, /* a data store's transactions, by enum transaction_status */
+	PROTOCOL_DB_IDLE = 11,	      /* how long they wait for their client's next command */
 };
+
+enum transaction_status { TRANSACTION_COMMITTED = 1, TRANSACTION_ROLLED_BACK = 2 };
 
 enum method {
 	METHOD_OTHER = 0,

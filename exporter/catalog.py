@@ -114,6 +114,8 @@ CATALOG: tuple[Metric, ...] = (
     _m("db_server_operation_duration_seconds", "histogram", "s", "The same, seen at the data store.", _E + DB_LABELS, "packets", "db", "db.server.operation.duration"),
     _m("sidelight_db_first_byte_seconds_total", "counter", "s", "Summed time from a command's first byte to its answer's first byte.", (*_E, "db_system_name", "db_operation_name"), "packets", "db", "sidelight.db.first_byte.time"),
     _m("sidelight_db_first_bytes_total", "counter", "{operation}", "Commands of that sum: what to divide it by.", (*_E, "db_system_name", "db_operation_name"), "packets", "db", "sidelight.db.first_bytes"),
+    _m("sidelight_db_transaction_duration_seconds", "histogram", "s", "Duration of transactions that were begun as such, to their commit or rollback.", (*_E, "db_system_name", "outcome"), "packets", "db", "sidelight.db.transaction.duration"),
+    _m("sidelight_db_idle_in_transaction_seconds", "histogram", "s", "Time that transactions waited for their client's next command.", (*_E, "db_system_name"), "packets", "db", "sidelight.db.idle_in_transaction"),
     # TCP
     _m("sidelight_tcp_connection_attempts_total", "counter", "{connection}", "Connections that a client tried to open (first SYN).", _E, "sock_ops", "tcp", "sidelight.tcp.connection.attempts"),
     _m("sidelight_tcp_connections_opened_total", "counter", "{connection}", "Connections established.", _E, "sock_ops", "tcp", "sidelight.tcp.connections.opened"),

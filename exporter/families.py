@@ -13,7 +13,15 @@ from sidelight.agent import layout
 from sidelight.agent.books import EdgeKey, LatencyKey, Table
 from sidelight.agent.core import Snapshot
 from sidelight.agent.operations import RETIRED, operation_name
-from sidelight.agent.protocols import DNS, PROTOCOLS, TCP_CONNECT, TCP_RTT
+from sidelight.agent.protocols import (
+    DB_IDLE,
+    DB_TRANSACTION,
+    DNS,
+    PROTOCOLS,
+    TCP_CONNECT,
+    TCP_RTT,
+    TRANSACTION_ROLLED_BACK,
+)
 from sidelight.exporter.catalog import BY_NAME, DEFAULT_GROUPS, Metric
 from sidelight.identity.model import OVERFLOW, Identity, Kind
 from sidelight.identity.resolver import PENDING
@@ -341,6 +349,15 @@ def _db(collector: Collector) -> None:
             sums[family, name] = (before + value, min(since, created))
     for (family, labels), (value, created) in sums.items():
         collector.family(family).add(labels, value, created)
+    for key, row, created in collector.shown.latencies:
+        if key.protocol in (DB_TRANSACTION, DB_IDLE) and key.method in PROTOCOLS:
+            labels = (*collector.labels_of(key.edge), ("db_system_name", PROTOCOLS[key.method].system))
+            if key.protocol == DB_IDLE:
+                _histogram(collector.family("sidelight_db_idle_in_transaction_seconds"), labels, row, created)
+            else:
+                outcome = "rolled_back" if key.status == TRANSACTION_ROLLED_BACK else "committed"
+                family = collector.family("sidelight_db_transaction_duration_seconds")
+                _histogram(family, (*labels, ("outcome", outcome)), row, created)
 
 
 _TCP_PLAIN = {

@@ -94,6 +94,17 @@ int egress_memcached(struct __sk_buff *skb)
 	return PASS;
 }
 
+int egress_postgresql(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, TX, PROTOCOL_POSTGRESQL)) {
+		egress_next.call(skb, PROTOCOL_POSTGRESQL);
+		tcp_packet_cut(sk, TX);
+	}
+	return PASS;
+}
+
 int egress_close_commands(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;

@@ -26,8 +26,10 @@
 
 /* struct command.flags */
 enum command_flags {
-	COMMAND_KIND = 15, /* the protocol's own */
-	COMMAND_DONE = 128 /* booked before its turn */
+	COMMAND_KIND = 15,  /* the protocol's own */
+	COMMAND_AGAIN = 32, /* booked, and still the next one: it does more than one thing */
+	COMMAND_MARK = 64,  /* nothing that counts: a place in the order of answers */
+	COMMAND_DONE = 128  /* booked before its turn */
 };
 
 /* struct commands.silent */
@@ -39,8 +41,10 @@ enum silence {
 /* struct commands.due */
 enum command_due {
 	DUE_NOTHING = 0,
-	DUE_NEXT = 1,  /* the next command has its answer */
-	DUE_OLDEST = 2 /* the oldest one, whose answer came in a step before */
+	DUE_NEXT = 1,	/* the next command has its answer */
+	DUE_OLDEST = 2, /* the oldest one, whose answer came in a step before */
+	DUE_STAY = 3,	/* the next command has an answer, and may have more */
+	DUE_DROP = 4	/* the next one is over, and books nothing */
 };
 
 /* struct stream.flags of a protocol of commands */
@@ -112,23 +116,45 @@ static __always_inline void answers_add(struct connection *c, struct answers *a,
 	a->count++;
 }
 
+/* A transaction's duration, or that of its waiting for the next command, beside the commands' own. */
+static __always_inline void transaction_record(struct connection *c, u8 protocol, u16 status, u64 ns)
+{
+	struct latency_key key = {.edge = c->key, .protocol = protocol};
+
+	key.method = c->l7;
+	key.status = status;
+	latency_record(&key, ns, true);
+}
+
 /* -- the request side --------------------------------------------------------------------------------------------------- */
 
 /* The command in `fresh` is whole. Beyond the depth they are only counted, in order. */
 static __always_inline void command_wait(struct commands *p, struct stream *s)
 {
+	bool mark = p->fresh.flags & COMMAND_MARK;
 	u32 head = p->head;
 
-	COUNT(seen_requests);
+	if (!mark)
+		COUNT(seen_requests);
 	s->flags |= COMMANDS_AWAITS;
 	if (head - p->tail_seen >= COMMANDS)
 		p->tail_seen = *(volatile u32 *)&p->tail;
 	if (p->untimed_head != p->untimed_seen)
 		p->untimed_seen = *(volatile u32 *)&p->untimed_tail;
-	if (head - p->tail_seen >= COMMANDS || p->untimed_head != p->untimed_seen) {
-		*(volatile u32 *)&p->untimed_head += 1;
+	if (p->untimed_marks != p->marks_seen)
+		p->marks_seen = *(volatile u32 *)&p->marks_done;
+	if (head - p->tail_seen >= COMMANDS || p->untimed_head != p->untimed_seen ||
+	    p->untimed_marks != p->marks_seen) {
+		if (mark) {
+			*(volatile u32 *)&p->untimed_group = p->untimed_head;
+			*(volatile u32 *)&p->untimed_marks += 1;
+		} else {
+			*(volatile u32 *)&p->untimed_head += 1;
+		}
 		return;
 	}
+	if (!mark)
+		*(volatile u32 *)&p->wanted += 1;
 	p->queue[head & (COMMANDS - 1)] = p->fresh;
 	*(volatile u32 *)&p->head = head + 1;
 }
@@ -187,6 +213,7 @@ static __always_inline void command_book(void *ctx, struct connection *c, struct
 static __always_inline void command_answered(struct commands *p, u8 due, u16 status, bool failed)
 {
 	p->due = due;
+	p->due_method = 0;
 	p->due_status = status;
 	p->failed = failed;
 }
@@ -195,11 +222,13 @@ static __always_inline void command_answered(struct commands *p, u8 due, u16 sta
 static __always_inline void command_due(struct command_turn *t, struct commands *p)
 {
 	u8 due = *(volatile u8 *)&p->due;
-	u32 index = due == DUE_NEXT ? p->next : p->tail;
+	u32 index = due == DUE_OLDEST ? p->tail : p->next;
 	struct command *e = &p->queue[index & (COMMANDS - 1)];
 
 	p->due = 0;
-	if (due == DUE_NEXT && !command_waits(p)) {
+	if (due != DUE_OLDEST && !command_waits(p)) {
+		if (due == DUE_DROP)
+			return;
 		if (p->untimed_tail == *(volatile u32 *)&p->untimed_head) {
 			COUNT(exchange_unmatched);
 			return;
@@ -207,14 +236,25 @@ static __always_inline void command_due(struct command_turn *t, struct commands 
 		COUNT(seen_responses);
 		COUNT(exchange_untimed);
 		*(volatile u32 *)&p->untimed_tail += 1;
-		answers_add(t->c, &p->answers, 0, 0, p->due_status, false, 0, 0);
+		answers_add(t->c, &p->answers, p->due_method, 0, p->due_status, false, 0, 0);
 		return;
 	}
-	if (!(e->flags & COMMAND_DONE)) {
+	if (due != DUE_DROP && !(e->flags & COMMAND_DONE)) {
+		if (p->due_method)
+			e->method = p->due_method;
+		if (e->flags & (COMMAND_MARK | COMMAND_AGAIN))
+			COUNT(seen_requests); /* the answer alone tells of it */
+		else
+			p->done++;
 		COUNT(seen_responses);
 		command_book(t->ctx, t->c, p, index, p->due_status, p->failed, t->now, p->first_ns, t->s->started_seq);
 	}
-	if (due == DUE_NEXT)
+	if (due == DUE_STAY) {
+		e->flags |= COMMAND_AGAIN;
+		e->started_ns = t->now;
+		return;
+	}
+	if (due != DUE_OLDEST)
 		p->next = index + 1;
 	if (p->tail == index)
 		*(volatile u32 *)&p->tail = index + 1;
@@ -225,13 +265,14 @@ static __always_inline void command_due(struct command_turn *t, struct commands 
 /* What waits is given up, counted: which answer is whose is not known any more. */
 static __always_inline void commands_forget(struct commands *p)
 {
-	u32 waiting = p->head - p->tail;
+	u32 wanted = *(volatile u32 *)&p->wanted, untimed = *(volatile u32 *)&p->untimed_head;
 
-	if (waiting && waiting <= COMMANDS)
-		count_many(COUNTER_lost_exchanges, waiting);
+	count_many(COUNTER_lost_exchanges, wanted - p->done + untimed - p->untimed_tail);
+	p->done = wanted;
 	p->next = p->head;
 	*(volatile u32 *)&p->tail = p->head;
-	*(volatile u32 *)&p->untimed_tail = p->untimed_head;
+	*(volatile u32 *)&p->untimed_tail = untimed;
+	*(volatile u32 *)&p->marks_done = p->untimed_marks;
 	p->depth = 0;
 	p->begun = 0;
 }
@@ -486,7 +527,7 @@ int commands_close_turn(struct command_turn *t)
 	index = p->tail;
 	if (index == p->head)
 		return 1;
-	if (!(p->queue[index & (COMMANDS - 1)].flags & COMMAND_DONE)) {
+	if (!(p->queue[index & (COMMANDS - 1)].flags & (COMMAND_DONE | COMMAND_MARK | COMMAND_AGAIN))) {
 		COUNT(seen_unanswered);
 		command_book(t->ctx, t->c, p, index, 0, true, t->now, 0, 0);
 	}

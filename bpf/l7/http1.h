@@ -16,6 +16,7 @@
 
 #include "l7/http1_body.h"
 #include "l7/memcached.h"
+#include "l7/postgresql.h"
 #include "l7/redis.h"
 
 #define HTTP1_SCAN_STEPS 48 /* pairs of words and lines looked at in a step: 32 pass over a window without a newline */

@@ -24,7 +24,7 @@ enum next {
 /* Protocols of commands (l7/commands.h). */
 static __always_inline bool protocol_of_commands(u8 protocol)
 {
-	return protocol == PROTOCOL_REDIS || protocol == PROTOCOL_MEMCACHED;
+	return protocol >= PROTOCOL_REDIS && protocol <= PROTOCOL_POSTGRESQL;
 }
 
 /* Which protocol a connection may begin, by the client's first eight bytes, or its first; L7_OPAQUE for none that is followed. */
@@ -34,6 +34,8 @@ static __always_inline u8 protocol_begins(const u8 *first)
 		return L7_TLS;
 	if (load8(first) == WORD_PRI)
 		return PROTOCOL_HTTP2;
+	if (postgresql_begins(first))
+		return PROTOCOL_POSTGRESQL;
 	if (memcached_begins(load8(first)))
 		return PROTOCOL_MEMCACHED;
 	if (redis_begins(load8(first)))
@@ -74,12 +76,24 @@ static __always_inline void protocol_lose_sync(struct bpf_sock *sk, struct conne
 		http1_lose_sync(l, s, request);
 }
 
+/* Could the segment at hand, which begins with the word, begin with a message of the protocol? */
+static __always_inline bool commands_resumes(struct __sk_buff *skb, const struct stream *s, u8 protocol, u64 word,
+					     bool request)
+{
+	if (protocol == PROTOCOL_REDIS)
+		return redis_resumes(word, request);
+	if (protocol == PROTOCOL_MEMCACHED)
+		return memcached_resumes(word, request);
+	return postgresql_resumes(skb, s->offset, s->left, word, request);
+}
+
 /* ... of a protocol of commands; where nobody knows yet which, by a segment that begins like a command. */
 static __always_inline bool commands_resume(struct __sk_buff *skb, struct bpf_sock *sk, struct connection *c,
 					    struct l7_connection *l, struct stream *s, const struct packet *p,
 					    bool request)
 {
 	struct commands *q;
+	u8 protocol;
 	u64 word;
 
 	if (s->slot || s->left < 4 || (s->left >= 8 && !source_word(skb, s, &word)))
@@ -88,13 +102,20 @@ static __always_inline bool commands_resume(struct __sk_buff *skb, struct bpf_so
 		return false;
 	if (s->left < 8)
 		word &= LOW(4);
-	if (c->l7 == PROTOCOL_MEMCACHED ? !memcached_resumes(word, request) : !redis_resumes(word, request)) {
-		if (protocol_of_commands(c->l7) || !memcached_resumes(word, request))
-			return false;
-		c->l7 = PROTOCOL_MEMCACHED;
-	} else if (!protocol_of_commands(c->l7)) {
-		c->l7 = PROTOCOL_REDIS;
-	}
+	protocol = c->l7;
+	if (protocol_of_commands(protocol))
+		protocol = commands_resumes(skb, s, protocol, word, request) ? protocol : 0;
+	else if (commands_resumes(skb, s, PROTOCOL_REDIS, word, true))
+		protocol = PROTOCOL_REDIS;
+	else if (commands_resumes(skb, s, PROTOCOL_MEMCACHED, word, true))
+		protocol = PROTOCOL_MEMCACHED;
+	else if (commands_resumes(skb, s, PROTOCOL_POSTGRESQL, word, true))
+		protocol = PROTOCOL_POSTGRESQL;
+	else
+		return false;
+	if (!protocol)
+		return false;
+	c->l7 = protocol;
 	if (!request) {
 		/* not an answer to what was asked before: the server had got what waits */
 		q = command_queues.sk_storage_get(sk, 0, 0);

@@ -44,15 +44,14 @@ enum redis_answer { REDIS_ANSWER = 0, REDIS_PUSHED = 1, REDIS_CONFIRMS = 2, REDI
 
 static __always_inline bool redis_begins(u64 first)
 {
-	u64 c = first >> 8 & 255, blank;
+	u64 c = first >> 8 & 255, end = match_byte(first, '\r'), blank = match_byte(first, ' ');
 
 	/* *<digits>\r\n$: an array of strings; or its first byte alone */
 	if ((first & 255) == '*')
 		return !c || (c >= '1' && c <= '9');
 	/* a word alone on its line: HTTP has more on its first one */
-	blank = match_byte(first, ' ');
-	return !blank && match_byte(first, '\r') && (c | 0x20) >= 'a' && (c | 0x20) <= 'z' &&
-	       ((first & 255) | 0x20) >= 'a';
+	return end && (end & -end) - 1 < (blank & -blank) - 1 && (c | 0x20) >= 'a' && (c | 0x20) <= 'z' &&
+	       (first & 255) >= 'A' && (first & 255) <= 'z';
 }
 
 /* Could these be the first bytes of a command, or of an answer? */

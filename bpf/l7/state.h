@@ -206,6 +206,15 @@ struct answers {
 	u32 count;
 };
 
+#define STATEMENTS 16
+
+/* A prepared statement, by a hash of its name: what it does. */
+struct statement {
+	u32 name;
+	u8 method;
+	u8 pad[3];
+};
+
 /* A line of words at work: it may be longer than what is looked at in one go. */
 struct line_words {
 	u64 number; /* of the word that is wanted */
@@ -231,11 +240,24 @@ struct commands {
 	u8 pad[5];
 	struct answers oneway; /* that nobody answers */
 	struct line_words asked_words;
+	u32 wanted;		       /* operations among what was begun: not all that has an answer is one */
+	u32 untimed_marks;	       /* ends of groups beyond COMMANDS */
+	u32 untimed_group, marks_seen; /* untimed_head at the last of them; the response side's marks_done */
+	u8 bound_method;	       /* what was bound last does */
+	u8 pad4[7];
+	u64 group_ns;	 /* when the group at hand began */
+	u8 group_method; /* what it prepares */
+	u8 pad3[7];
+	struct statement statements[STATEMENTS];
 	u32 apart[16];
 	/* written by the response side */
 	struct line_words answered_words;
-	u32 tail; /* commands done with */
-	u32 next; /* the one whose answer comes next: beyond `tail` where answers come in two steps */
+	u64 idle_ns;	    /* since when a transaction waits for its next command; 0: none does */
+	u64 transaction_ns; /* when it began */
+	u32 done;	    /* of `wanted` */
+	u32 marks_done;	    /* of `untimed_marks` */
+	u32 tail;	    /* commands done with */
+	u32 next;	    /* the one whose answer comes next: beyond `tail` where answers come in two steps */
 	u32 untimed_tail;
 	u32 depth; /* of the answer at hand */
 	u64 first_ns;
@@ -250,6 +272,9 @@ struct commands {
 	u8 first;	       /* the next part is the answer's first one */
 	u8 failed;	       /* what is due has */
 	u16 due_status;
+	u8 due_method; /* what it is, where only the answer says so */
+	u8 pad5[7];
+	u64 opened_ns; /* when the command was asked whose answer is at hand */
 	struct answers answers;
 };
 

@@ -345,6 +345,8 @@ static __always_inline bool tcp_commands(void *ctx, struct __sk_buff *skb, struc
 	if (commands_begin(&t)) {
 		if (protocol == PROTOCOL_REDIS)
 			redis_run(&t);
+		else if (protocol == PROTOCOL_POSTGRESQL)
+			postgresql_run(&t);
 		else
 			memcached_run(&t);
 		commands_end(&t);

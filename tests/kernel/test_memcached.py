@@ -19,7 +19,11 @@ MEMCACHED = protocols.MEMCACHED
 class Server:
     def __init__(self, watch: Observed) -> None:
         self.port = free_port()
-        watch.start("memcached", ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"], stdout=subprocess.DEVNULL)
+        watch.start(
+            "memcached",
+            ["memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0"],
+            stdout=subprocess.DEVNULL,
+        )
         eventually(self.answers, what="memcached")
 
     def answers(self) -> bool:
@@ -94,7 +98,9 @@ def test_commands_beside_the_servers_own(watched: tuple[Observed, Server]) -> No
     stats, have = server.stats(), counted(watch)
     gets = {name: n for name, n in have.items() if name.split()[0] in ("GET", "GETS")}
     assert sum(gets.values()) == stats["cmd_get"] and have["GET MISS"] == stats["get_misses"] == 50
-    sets = sum(n for name, n in have.items() if name.split()[0] in ("SET", "ADD", "APPEND", "PREPEND", "REPLACE", "CAS"))
+    sets = sum(
+        n for name, n in have.items() if name.split()[0] in ("SET", "ADD", "APPEND", "PREPEND", "REPLACE", "CAS")
+    )
     assert sets == stats["cmd_set"] + have["SET SERVER_ERROR"]
     assert have["TOUCH"] == stats["touch_hits"] == 1 and have["TOUCH NOT_FOUND"] == stats["touch_misses"] == 1
     assert have["DELETE"] == stats["delete_hits"] and have["DELETE NOT_FOUND"] == stats["delete_misses"]
@@ -106,7 +112,9 @@ def test_commands_beside_the_servers_own(watched: tuple[Observed, Server]) -> No
 
 def test_pipelines_and_meta_commands(watched: tuple[Observed, Server]) -> None:
     watch, server = watched
-    server.say(b"".join(b"set k%d 0 0 3\r\nabc\r\nget k%d\r\n" % (n, n) for n in range(60)) + b"quit_not\r\n", b"ERROR\r\n")
+    server.say(
+        b"".join(b"set k%d 0 0 3\r\nabc\r\nget k%d\r\n" % (n, n) for n in range(60)) + b"quit_not\r\n", b"ERROR\r\n"
+    )
     server.say(b"ms a 5\r\nhello\r\nmg a v\r\nmg none v\r\nma n\r\nmd a\r\nmn\r\n", b"MN\r\n")
     server.say(b"ms b 2 T60\r\nhi\r\nmg b v q\r\nmg none v q\r\nmg none2 v q\r\nmn\r\n", b"MN\r\n")
     server.say(b"get k1 k2 nothing k3\r\nstats settings\r\n", b"END\r\n")

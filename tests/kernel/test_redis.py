@@ -109,7 +109,11 @@ def test_commands_of_every_shape() -> None:
             client.zrange("zset", 0, -1, withscores=True)
             client.config_get("*")
             client.client_list()
-            for wrong in (lambda: client.incr("hash"), lambda: client.execute_command("NOSUCH"), lambda: client.evalsha("0" * 40, 0)):
+            for wrong in (
+                lambda: client.incr("hash"),
+                lambda: client.execute_command("NOSUCH"),
+                lambda: client.evalsha("0" * 40, 0),
+            ):
                 with pytest.raises(redis.ResponseError):
                     wrong()
             assert counted(watch, "server")[0]["_OTHER"] == version - 1
@@ -155,7 +159,9 @@ def test_transactions_given_up() -> None:
         assert status["SET DISCARDED"] == 3 and status["GET DISCARDED"] == 1
         assert status["GET ERR"] == 1 and status["EXEC EXECABORT"] == 1
         assert have["SET"] - 3 == calls["SET"] == 1
-        assert have["EXEC"] == calls["EXEC"] and have["MULTI"] == calls["MULTI"] and have_failed["EXEC"] == failed["EXEC"]
+        assert (
+            have["EXEC"] == calls["EXEC"] and have["MULTI"] == calls["MULTI"] and have_failed["EXEC"] == failed["EXEC"]
+        )
         watch.assert_books()
 
 
