@@ -17,6 +17,7 @@ from sidelight.agent.vocabulary import (
     REDIS_COMMANDS,
     REDIS_STATUSES,
     SQL_COMMANDS,
+    STATUS_OTHER,
 )
 
 
@@ -51,6 +52,8 @@ class Protocol:
     """A data store's, by number: how a command went (agent/vocabulary.py)."""
     failures: frozenset[str] = frozenset()
     """Those of them that say it failed."""
+    numbered: bool = False
+    """Its failures have numbers, not names."""
 
     def method(self, number: int) -> str:
         return self.methods[number] if number < len(self.methods) else self.methods[0]
@@ -60,6 +63,8 @@ class Protocol:
         if status in (0, STATUS_UNREAD, STATUS_SILENT):
             return ""
         if self.system:
+            if self.numbered and status > STATUS_OTHER:
+                return str(status)
             return self.statuses[status] if status < len(self.statuses) else OTHER
         return _grpc_name(status) if self.rpc else str(status)
 
@@ -84,7 +89,7 @@ class Protocol:
             return ""
         if self.system:
             name = self.answer(status)
-            return name if name in self.failures else ""
+            return name if name in self.failures or (self.numbered and name) else ""
         if self.rpc:
             name = _grpc_name(status)
             return name if (name != "OK" if client else name in GRPC_SERVER_ERRORS) else ""
@@ -189,9 +194,24 @@ POSTGRESQL = Protocol(
     statuses=POSTGRESQL_STATUSES,
     failures=frozenset(POSTGRESQL_STATUSES) - {"", "ABORTED"},
 )
+MYSQL = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_MYSQL"],
+    program="mysql",
+    title="MySQL",
+    name="mysql",
+    version="",
+    scheme="",
+    istio="mysql",
+    methods=SQL_COMMANDS,
+    operation="",
+    system="mysql",
+    statuses=("", "", OTHER),
+    failures=frozenset({OTHER}),
+    numbered=True,
+)
 
 PROTOCOLS: dict[int, Protocol] = {
-    protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED, POSTGRESQL)
+    protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED, POSTGRESQL, MYSQL)
 }
 """By number."""
 STORES = {protocol.title: protocol for protocol in PROTOCOLS.values() if protocol.system}

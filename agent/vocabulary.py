@@ -62,12 +62,24 @@ _MEMCACHED_ANSWERS = {
 }  # fmt: skip
 
 _SQL = """
-CANCEL CONNECT FETCH EXECUTE SELECT INSERT UPDATE DELETE MERGE REPLACE WITH VALUES TABLE BEGIN START COMMIT END ROLLBACK ABORT SAVEPOINT RELEASE COPY CREATE ALTER DROP TRUNCATE
+CANCEL CONNECT FETCH EXECUTE ROLLBACK SELECT INSERT UPDATE DELETE MERGE REPLACE WITH VALUES TABLE BEGIN START COMMIT END ABORT SAVEPOINT RELEASE COPY CREATE ALTER DROP TRUNCATE
 RENAME VACUUM ANALYZE EXPLAIN SET RESET SHOW DISCARD PREPARE DEALLOCATE DECLARE MOVE CLOSE LISTEN NOTIFY UNLISTEN LOCK UNLOCK GRANT
 REVOKE COMMENT CALL DO REINDEX CLUSTER CHECKPOINT LOAD REFRESH IMPORT SECURITY REASSIGN USE DESCRIBE DESC FLUSH KILL OPTIMIZE REPAIR CHECK CHANGE
-HANDLER XA HELP INSTALL UNINSTALL PURGE BINLOG CACHE SIGNAL RESIGNAL BACKUP SHUTDOWN
+HANDLER XA HELP INSTALL UNINSTALL PURGE BINLOG CACHE SIGNAL RESIGNAL BACKUP SHUTDOWN PING
+INIT_DB STATISTICS PROCESS_INFO DEBUG CHANGE_USER SEND_LONG_DATA FIELD_LIST SET_OPTION BULK_EXECUTE QUIT BINLOG_DUMP REGISTER_REPLICA
 """
-"""Verbs of SQL, first words of PostgreSQL's command tags; the first four by enum sql_verb of bpf/l7/sql.h."""
+"""Verbs of SQL, first words of PostgreSQL's command tags; the first five by enum sql_verb of bpf/l7/sql.h."""
+_MYSQL_CODES = {
+    0x01: ("QUIT", "MYSQL_QUIT"), 0x02: ("INIT_DB", "MYSQL_PLAIN"), 0x03: ("_OTHER", "MYSQL_RESULT"), 0x04: ("FIELD_LIST", "MYSQL_ROWS"),
+    0x05: ("CREATE", "MYSQL_PLAIN"), 0x06: ("DROP", "MYSQL_PLAIN"), 0x07: ("FLUSH", "MYSQL_PLAIN"), 0x08: ("SHUTDOWN", "MYSQL_PLAIN"),
+    0x09: ("STATISTICS", "MYSQL_PLAIN"), 0x0A: ("PROCESS_INFO", "MYSQL_RESULT"), 0x0C: ("KILL", "MYSQL_PLAIN"), 0x0D: ("DEBUG", "MYSQL_PLAIN"),
+    0x0E: ("PING", "MYSQL_PLAIN"), 0x11: ("CHANGE_USER", "MYSQL_LOGIN"), 0x12: ("BINLOG_DUMP", "MYSQL_STREAM"),
+    0x15: ("REGISTER_REPLICA", "MYSQL_PLAIN"), 0x16: ("PREPARE", "MYSQL_PREPARE"), 0x17: ("EXECUTE", "MYSQL_RESULT"),
+    0x18: ("SEND_LONG_DATA", "MYSQL_SILENT"), 0x19: ("DEALLOCATE", "MYSQL_SILENT"), 0x1A: ("RESET", "MYSQL_PLAIN"),
+    0x1B: ("SET_OPTION", "MYSQL_PLAIN"), 0x1C: ("FETCH", "MYSQL_ROWS"), 0x1E: ("BINLOG_DUMP", "MYSQL_STREAM"), 0x1F: ("RESET", "MYSQL_PLAIN"),
+    0xFA: ("BULK_EXECUTE", "MYSQL_RESULT"),
+}  # fmt: skip
+"""Commands of MySQL's protocol, by their number: what they are called, and how they are answered."""
 _SQL_ROLLS_BACK = ("ROLLBACK", "ABORT")
 _SQLSTATES = """
 01000 01003 01004 01006 01007 01008 0100C 01P01 02000 02001 03000 08000 08001 08003 08004 08006 08007 08P01 09000 0A000 0B000
@@ -109,6 +121,7 @@ def _flag(name: str) -> int:
 _FLAGS = {
     **layout.parse_constants(layout.source("l7/redis.h")),
     **layout.parse_constants(layout.source("l7/memcached.h")),
+    **layout.parse_constants(layout.source("l7/mysql.h")),
 }
 
 
@@ -135,10 +148,15 @@ def _words() -> Iterator[tuple[int, int, str, int]]:
         yield postgresql, commands, word, number | (word in _SQL_ROLLS_BACK) << 8
     for number, word in enumerate(POSTGRESQL_STATUSES[4:], 4):
         yield postgresql, statuses, word, number
+    mysql, codes = layout.CONSTANTS["PROTOCOL_MYSQL"], layout.CONSTANTS["WORDS_CODES"]
+    for number, word in enumerate(SQL_COMMANDS):
+        yield mysql, commands, word, number
+    for code, (word, flag) in _MYSQL_CODES.items():
+        yield mysql, codes, chr(code), SQL_COMMANDS.index(word) | _flag(flag) << 8
 
 
 def records() -> Iterator[tuple[bytes, bytes]]:
     """(key, value) of each entry of the map `words` (struct word_key, u32)."""
     for protocol, kind, word, value in _words():
         if word != OTHER:
-            yield struct.pack("<24sII", word.encode(), protocol, kind), struct.pack("<I", value)
+            yield struct.pack("<24sII", word.encode("latin-1"), protocol, kind), struct.pack("<I", value)

@@ -48,6 +48,7 @@
 	X(lost_commands_sync, UNDECIDED, "streams of commands whose framing was lost")                                 \
 	X(commands_resync, UNDECIDED, "streams of commands picked up again")                                           \
 	X(commands_pushed, SEEN, "messages of databases that nobody asked for: notifications, subscriptions")          \
+	X(commands_compressed, UNDECIDED, "connections to databases that are compressed: opaque")                      \
 	X(commands_refuted, UNDECIDED, "connections that began like a protocol of commands and were not")              \
 	X(exchange_incomplete, UNDECIDED, "requests the connection ended within")                                      \
 	X(exchange_unmatched, UNDECIDED, "answers that nobody asked for")                                              \

@@ -18,6 +18,7 @@ enum callback {
 	CALLBACK_redis_turn = 4,
 	CALLBACK_memcached_turn = 5,
 	CALLBACK_postgresql_turn = 6,
+	CALLBACK_mysql_turn = 7,
 };
 
 #ifndef SIDELIGHT_HOST

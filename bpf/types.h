@@ -35,8 +35,9 @@ enum protocol {
 	PROTOCOL_REDIS = 7,
 	PROTOCOL_MEMCACHED = 8,
 	PROTOCOL_POSTGRESQL = 9,
-	PROTOCOL_DB_TRANSACTION = 10, /* a data store's transactions, by enum transaction_status */
-	PROTOCOL_DB_IDLE = 11,	      /* how long they wait for their client's next command */
+	PROTOCOL_MYSQL = 10,
+	PROTOCOL_DB_TRANSACTION = 12, /* a data store's transactions, by enum transaction_status */
+	PROTOCOL_DB_IDLE = 13,	      /* how long they wait for their client's next command */
 };
 
 enum transaction_status { TRANSACTION_COMMITTED = 1, TRANSACTION_ROLLED_BACK = 2 };
@@ -54,8 +55,8 @@ enum method {
 	METHOD_PATCH = 9,
 };
 
-/* What words stand for: a command, or how it went. */
-enum word_kind { WORDS_COMMANDS = 0, WORDS_STATUSES = 1 };
+/* What words stand for: a command, how it went, or a command that has a number on the wire. */
+enum word_kind { WORDS_COMMANDS = 0, WORDS_STATUSES = 1, WORDS_CODES = 2 };
 
 /* Why an attempt failed. */
 enum fail_reason {

@@ -356,8 +356,8 @@ def _db(collector: Collector) -> None:
                 _histogram(collector.family("sidelight_db_idle_in_transaction_seconds"), labels, row, created)
             else:
                 outcome = "rolled_back" if key.status == TRANSACTION_ROLLED_BACK else "committed"
-                family = collector.family("sidelight_db_transaction_duration_seconds")
-                _histogram(family, (*labels, ("outcome", outcome)), row, created)
+                spans = collector.family("sidelight_db_transaction_duration_seconds")
+                _histogram(spans, (*labels, ("outcome", outcome)), row, created)
 
 
 _TCP_PLAIN = {

@@ -162,6 +162,17 @@ int ingress_postgresql(struct __sk_buff *skb)
 	return PASS;
 }
 
+int ingress_mysql(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, RX, PROTOCOL_MYSQL)) {
+		ingress_next.call(skb, PROTOCOL_MYSQL);
+		tcp_packet_cut(sk, RX);
+	}
+	return PASS;
+}
+
 int ingress_close_commands(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;

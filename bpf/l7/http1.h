@@ -16,6 +16,7 @@
 
 #include "l7/http1_body.h"
 #include "l7/memcached.h"
+#include "l7/mysql.h"
 #include "l7/postgresql.h"
 #include "l7/redis.h"
 

@@ -24,7 +24,7 @@ enum next {
 /* Protocols of commands (l7/commands.h). */
 static __always_inline bool protocol_of_commands(u8 protocol)
 {
-	return protocol >= PROTOCOL_REDIS && protocol <= PROTOCOL_POSTGRESQL;
+	return protocol >= PROTOCOL_REDIS && protocol <= PROTOCOL_MYSQL;
 }
 
 /* Which protocol a connection may begin, by the client's first eight bytes, or its first; L7_OPAQUE for none that is followed. */
@@ -46,6 +46,8 @@ static __always_inline u8 protocol_begins(const u8 *first)
 /* ... by the server's first bytes, when it speaks before the client. */
 static __always_inline u8 protocol_server_begins(struct __sk_buff *skb, const struct packet *p)
 {
+	if (mysql_server_begins(skb, p->offset, p->length))
+		return PROTOCOL_MYSQL;
 	return http2_server_begins(skb, p->offset, p->length) ? PROTOCOL_HTTP2 : L7_OPAQUE;
 }
 
@@ -84,6 +86,8 @@ static __always_inline bool commands_resumes(struct __sk_buff *skb, const struct
 		return redis_resumes(word, request);
 	if (protocol == PROTOCOL_MEMCACHED)
 		return memcached_resumes(word, request);
+	if (protocol == PROTOCOL_MYSQL)
+		return mysql_resumes(word, s->left, request);
 	return postgresql_resumes(skb, s->offset, s->left, word, request);
 }
 
@@ -111,6 +115,8 @@ static __always_inline bool commands_resume(struct __sk_buff *skb, struct bpf_so
 		protocol = PROTOCOL_MEMCACHED;
 	else if (commands_resumes(skb, s, PROTOCOL_POSTGRESQL, word, true))
 		protocol = PROTOCOL_POSTGRESQL;
+	else if (commands_resumes(skb, s, PROTOCOL_MYSQL, word, true))
+		protocol = PROTOCOL_MYSQL;
 	else
 		return false;
 	if (!protocol)

@@ -14,6 +14,7 @@ enum sql_verb {
 	SQL_CONNECT = 2, /* a login that failed */
 	SQL_FETCH = 3,	 /* more rows of a statement that was done with in part */
 	SQL_EXECUTE = 4, /* of a statement whose text is not known */
+	SQL_ROLLBACK = 5,
 };
 
 /* High bit set in each byte of the word that is no letter. */

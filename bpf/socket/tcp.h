@@ -347,6 +347,8 @@ static __always_inline bool tcp_commands(void *ctx, struct __sk_buff *skb, struc
 			redis_run(&t);
 		else if (protocol == PROTOCOL_POSTGRESQL)
 			postgresql_run(&t);
+		else if (protocol == PROTOCOL_MYSQL)
+			mysql_run(&t);
 		else
 			memcached_run(&t);
 		commands_end(&t);
