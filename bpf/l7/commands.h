@@ -373,6 +373,7 @@ static __always_inline bool commands_line(struct command_turn *t, struct stream 
 	u64 end = COMMAND_LINE;
 	u32 early;
 
+	s->length = 0;
 	commands_fill(t, s, COMMAND_LINE);
 #pragma unroll
 	for (int i = COMMAND_LINE - 8; i >= 0; i -= 8) {
@@ -387,9 +388,20 @@ static __always_inline bool commands_line(struct command_turn *t, struct stream 
 		return HAVE(s) >= COMMAND_LINE;
 	}
 	early = HAVE(s) - end - 1; /* belongs to what comes next */
+	s->length = early;
 	s->offset -= early;
 	s->left += early;
 	s->have = 0;
+	return true;
+}
+
+/* Are the next `n` bytes behind the line at hand in the window as well? Then they are taken, and stand behind line_end. */
+static __always_inline bool commands_behind_line(struct stream *s, u64 n)
+{
+	if (n > s->length || n > COMMAND_LINE)
+		return false;
+	source_skip(s, n);
+	s->length -= n;
 	return true;
 }
 
@@ -509,10 +521,11 @@ static __always_inline bool commands_begin(struct command_turn *t)
 static __always_inline void commands_end(struct command_turn *t)
 {
 	struct latency_value *value;
+	struct commands *p = t->p;
 
 	if (t->s->request)
-		answers_flush(t->c, &t->p->oneway);
-	else if ((value = answers_flush(t->c, &t->p->answers)))
+		answers_flush(t->c, &p->oneway);
+	else if ((value = answers_flush(t->c, &p->answers)))
 		exchange_carry(value, t->c, t->l);
 }
 

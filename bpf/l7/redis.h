@@ -108,6 +108,15 @@ static __always_inline void redis_client_word(struct commands *p, const u8 *text
 		p->asked = 4;
 }
 
+/* A word of the command at hand. */
+static __always_inline void redis_said(struct command_turn *t, struct commands *p, const u8 *text, u64 length)
+{
+	if (!p->part)
+		redis_named(t, p, text, length);
+	else
+		redis_client_word(p, text, length);
+}
+
 static __always_inline void redis_command_begins(struct command_turn *t, struct commands *p, struct stream *s)
 {
 	p->fresh.started_ns = s->started_ns;
@@ -153,7 +162,7 @@ static __always_inline void redis_argument_ends(struct command_turn *t, struct c
 static __always_inline void redis_request_line(struct command_turn *t, struct commands *p, struct stream *s)
 {
 	u64 n, length;
-	bool whole = s->line_end < COMMAND_LINE;
+	bool whole = s->line_end < COMMAND_LINE, said;
 
 	if (!p->parts) {
 		redis_command_begins(t, p, s);
@@ -189,9 +198,14 @@ static __always_inline void redis_request_line(struct command_turn *t, struct co
 		return;
 	}
 	s->remaining = n + 2;
-	s->state = n <= WORD_BYTES && (!p->part || ((p->fresh.flags & COMMAND_KIND) == REDIS_CLIENT && p->part < 3))
-		       ? REDIS_WORD
-		       : STREAM_BODY;
+	said = n <= WORD_BYTES && (!p->part || ((p->fresh.flags & COMMAND_KIND) == REDIS_CLIENT && p->part < 3));
+	if (commands_behind_line(s, n + 2)) {
+		if (said)
+			redis_said(t, p, s->window + at(s->line_end + 1), n);
+		redis_argument_ends(t, p, s);
+		return;
+	}
+	s->state = said ? REDIS_WORD : STREAM_BODY;
 }
 
 /* -- answers ------------------------------------------------------------------------------------------------------------ */
@@ -361,6 +375,10 @@ static __always_inline void redis_response_line(struct command_turn *t, struct c
 			return;
 		}
 		s->remaining = n + 2;
+		if ((!p->first || p->kind == REDIS_ANSWER) && commands_behind_line(s, n + 2)) {
+			redis_element_ends(t, p, s);
+			return;
+		}
 		s->state = p->first && n <= WORD_BYTES && p->kind != REDIS_ANSWER ? REDIS_WORD : STREAM_BODY;
 		return;
 	}
@@ -442,10 +460,7 @@ int redis_turn(struct command_turn *t)
 			redis_element_ends(t, p, s);
 			break;
 		}
-		if (!p->part)
-			redis_named(t, p, s->window, s->remaining - 2);
-		else
-			redis_client_word(p, s->window, s->remaining - 2);
+		redis_said(t, p, s->window, s->remaining - 2);
 		redis_argument_ends(t, p, s);
 		break;
 	case STREAM_BODY:
