@@ -28,9 +28,8 @@ class Server:
         self.watch, self.port, self.data = watch, free_port(), directory / "data"
         user = pwd.getpwnam("mysql")
         for path in (directory, *directory.parents):
-            if path.stat().st_mode & 0o001 or path == Path("/"):
-                break
-            path.chmod(path.stat().st_mode | 0o011)
+            if not path.stat().st_mode & 0o001:
+                path.chmod(path.stat().st_mode | 0o011)  # the server's user has to get there
         self.data.mkdir(mode=0o700)
         shutil.chown(self.data, user.pw_uid, user.pw_gid)
         common = ["--no-defaults", f"--datadir={self.data}", "--user=mysql"]

@@ -3,9 +3,9 @@
  * The programs' own path of a TCP segment (bpf/socket/tcp.h and below) on the host, under libFuzzer with the address and
  * undefined-behaviour sanitizers. An input is a conversation: what the client and the server say, and how it is cut up.
  *
- *   byte 0     bit 0: seen by the server; bit 1: segments come early or twice; bit 2: paths are routes
+ *   byte 0     bit 0: seen by the server; bit 1: segments come early or twice; bit 2: paths are routes; bit 3: the server greets
  *   bytes 1-2  seed of the cutting
- *   byte 3     share of the rest that the client says, of 256
+ *   bytes 3-4  how much of the rest the client says
  *
  * It is played twice, in large segments and in small ones. Whatever is said, both times the books must balance; and unless
  * a play lost the framing, which is counted, both must count the same messages.
@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#define HEADER 5 /* of an input */
 #define TAIL_CALLS 33 /* the kernel's limit */
 #define LARGE 16000
 #define EARLY 8 /* segments held back at most */
@@ -87,13 +88,13 @@ static void deliver(const u8 *bytes, u32 offset, u32 length, int dir, bool push)
 	}
 }
 
-/* All that one side says: each byte at least once. */
-static void say(const u8 *bytes, u32 length, int dir, u32 most, bool disorder)
+/* All that one side says from `at` on: each byte at least once. */
+static void say(const u8 *bytes, u32 length, u32 at, int dir, u32 most, bool disorder)
 {
 	struct {
 		u32 offset, length;
 	} held[EARLY];
-	u32 kept = 0, at = 0;
+	u32 kept = 0;
 
 	while (at < length || kept) {
 		u32 n = most == LARGE ? most : 1 + next_random() % most;
@@ -117,10 +118,12 @@ static void say(const u8 *bytes, u32 length, int dir, u32 most, bool disorder)
 }
 
 static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, bool server, u32 most, bool disorder,
-			   bool routed)
+			   bool routed, bool greets)
 {
+	const u8 *said = data + client_bytes;
 	int request = server ? RX : TX, response = server ? TX : RX;
 	struct summary found = {};
+	u32 greeting = 0;
 	u64 carried = 0;
 
 	kernel_reset();
@@ -134,8 +137,14 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 		connection_value->dir[dir].known = 1;
 		connection_value->dir[dir].end = 1000;
 	}
-	say(data, client_bytes, request, most, disorder);
-	say(data + client_bytes, server_bytes, response, most, disorder);
+	if (greets && server_bytes > 4) /* a length, and so many bytes: as MySQL's servers do */
+		greeting = 4 + (said[0] | said[1] << 8);
+	if (greeting > server_bytes)
+		greeting = server_bytes;
+	if (greeting)
+		deliver(said, 0, greeting, response, true);
+	say(data, client_bytes, 0, request, most, disorder);
+	say(said, server_bytes, greeting, response, most, disorder);
 	connection_flush_into(&edge_total, connection_value, l7_value, RX, 0, 0);
 	connection_flush_into(&edge_total, connection_value, l7_value, TX, 0, 0);
 	if (protocol_of_commands(connection_value->l7))
@@ -153,7 +162,11 @@ static struct summary play(const u8 *data, u32 client_bytes, u32 server_bytes, b
 
 	for (u32 i = 0; i < latency_count; i++) {
 		const struct latency_value *value = &latency_entries[i].value;
+		u8 protocol = latency_entries[i].key >> 8;
 		u64 n = value->untimed;
+
+		if (protocol == PROTOCOL_DB_TRANSACTION || protocol == PROTOCOL_DB_IDLE)
+			continue; /* durations, of nothing that was asked */
 
 		for (int bucket = 0; bucket < LATENCY_BUCKETS; bucket++)
 			n += value->buckets[bucket];
@@ -189,27 +202,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct summary large, small;
 	u32 client, server;
-	bool at_server, disorder, routed;
+	bool at_server, disorder, routed, greets;
 
-	if (size < 5 || size > 60000)
+	if (size < HEADER + 1 || size > 60000)
 		return 0;
 	if (!bounds_value.ns[0])
 		bounds_make();
 	at_server = data[0] & 1;
 	disorder = data[0] & 2;
 	routed = data[0] & 4;
-	client = (u64)(size - 4) * data[3] / 255;
-	server = size - 4 - client;
+	greets = data[0] & 8;
+	client = (data[3] | data[4] << 8) % (size - HEADER + 1);
+	server = size - HEADER - client;
 	seed = data[1] << 8 | data[2];
-	large = play(data + 4, client, server, at_server, LARGE, false, routed);
-	seed = data[1] << 8 | data[2];
-	small = play(data + 4, client, server, at_server, 1 + data[1] % 200, disorder, routed);
+	data += HEADER;
+	large = play(data, client, server, at_server, LARGE, false, routed, greets);
+	seed = data[1 - HEADER] << 8 | data[2 - HEADER];
+	small = play(data, client, server, at_server, 1 + data[1 - HEADER] % 200, disorder, routed, greets);
 	/* what does not begin like HTTP is opaque, unless its first segment came late: then the answers decide */
-	if (client >= 8 && !memcmp(data + 4, "PRI * HT", 8) && (client < PREFACE || memcmp(data + 4, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", PREFACE)))
+	if (client >= 8 && !memcmp(data, "PRI * HT", 8) && (client < PREFACE || memcmp(data, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", PREFACE)))
 		return 0; /* nearly HTTP/2: opaque at once, or once it is known not to be HTTP/1 either */
-	if (client >= 8 && data[4] != '*' && (redis_begins(load8(data + 4)) || memcached_begins(load8(data + 4))))
+	if (client >= 8 && data[0] != '*' && (redis_begins(load8(data)) || memcached_begins(load8(data))))
 		return 0; /* told by its first eight bytes, which a small segment has not */
-	if (large.sure && small.sure && client && (http1_begins(data[4]) || data[4] == '*')) {
+	if (!greets && large.sure && small.sure && client && (http1_begins(data[0]) || data[0] == '*')) {
 		check(large.requests == small.requests, "the number of requests depends on how they were cut");
 		check(large.answered == small.answered, "the number of answers depends on how they were cut");
 		check(large.unanswered == small.unanswered, "what is unanswered depends on how it was cut");
