@@ -134,6 +134,30 @@ GRPC = (
     Panel("Version against version: failed share of calls", "The versions behind a service, side by side.",
           (Query(share(f"{CALLS}_count", INSIDE, CALL_FAILED, "destination_service_name, destination_canonical_revision"), "{{destination_service_name}} {{destination_canonical_revision}}"),), "percentunit"),
 )  # fmt: skip
+COMMANDS, COMMANDS_OUT = "db_server_operation_duration_seconds", "db_client_operation_duration_seconds"
+_ANSWERED = f'reporter="destination", {WORKLOAD_IN}'
+STORES = (
+    Panel("Commands", "Commands that a data store has answered a second, by the workload that it is.",
+          (Query(total(f"{COMMANDS}_count", INSIDE, f"{WHO}, db_system_name"), "{{destination_workload_namespace}}/{{destination_workload}} {{db_system_name}}"),), "ops"),
+    Panel("Failed share of commands", "Commands that ended with an error of the data store's, or without an answer.",
+          (Query(share(f"{COMMANDS}_count", INSIDE, CALL_FAILED, WHO), "{{destination_workload_namespace}}/{{destination_workload}}"),), "percentunit"),
+    Panel("Commands, by name", "Commands to the selected workload: of Redis and memcached by name, of SQL by verb.",
+          (Query(total(f"{COMMANDS}_count", WORKLOAD_IN, "db_operation_name"), "{{db_operation_name}}"),), "ops"),
+    Panel("Answers that say something", "By status: an error's prefix, SQLSTATE, MySQL's number; MISS, NOT_FOUND and the like are answers, no failures.",
+          (Query(total(f"{COMMANDS}_count", f'{WORKLOAD_IN}, db_response_status_code!=""', "db_response_status_code"), "{{db_response_status_code}}"),), "ops"),
+    Panel("Duration of commands, 99th percentile", "From the first byte asked to the last byte answered.",
+          (Query(quantile(0.99, COMMANDS, WORKLOAD_IN, "db_operation_name"), "{{db_operation_name}}"),), "s"),
+    Panel("Time to the first byte", "Mean time from a command's first byte to its answer's first byte: what is left of the duration is the size of the answer.",
+          (Query(f"{total('sidelight_db_first_byte_seconds_total', _ANSWERED, 'db_operation_name')} / ({total('sidelight_db_first_bytes_total', _ANSWERED, 'db_operation_name')} > 0)", "{{db_operation_name}}"),), "s"),
+    Panel("Out, by data store", "Commands that the selected workload asks, by who answers.",
+          (Query(total(f"{COMMANDS_OUT}_count", WORKLOAD_OUT, f"{WHO}, db_system_name"), "{{destination_workload}} {{db_system_name}}"),), "ops"),
+    Panel("Out, duration, 99th percentile", "The same, as the asking side sees it: with the network between.",
+          (Query(quantile(0.99, COMMANDS_OUT, WORKLOAD_OUT, WHO), "{{destination_workload_namespace}}/{{destination_workload}}"),), "s"),
+    Panel("Transactions", "Transactions begun as such that have ended, by how.",
+          (Query(total("sidelight_db_transaction_duration_seconds_count", f'reporter="destination", {INSIDE}', f"{WHO}, outcome"), "{{destination_workload}} {{outcome}}"),), "ops"),
+    Panel("Idle in transaction", "How many transactions wait for their client's next command, on average: they hold locks meanwhile.",
+          (Query(total("sidelight_db_idle_in_transaction_seconds_sum", f'reporter="destination", {INSIDE}', f"{FROM}, {WHO}"), "{{source_workload}} in {{destination_workload}}"),), "short"),
+)  # fmt: skip
 _EDGES = f"max by ({FROM}, {WHO}) (sum by (reporter, {FROM}, {WHO}) ({rate('sidelight_tcp_bytes_total', INSIDE)}))"
 _EDGE_NAMES = named(named(_EDGES, "source", *FROM.split(", ")), "target", *WHO.split(", "))
 _SEEN = f"sum by ({WHO}) ({rate('sidelight_tcp_bytes_total', INSIDE)})"
@@ -206,6 +230,7 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
     "overview": ("Sidelight / Overview", OVERVIEW),
     "workload": ("Sidelight / Workload", WORKLOAD),
     "grpc": ("Sidelight / gRPC", GRPC),
+    "stores": ("Sidelight / Data stores", STORES),
     "service-map": ("Sidelight / Service map", MAP),
     "tcp-health": ("Sidelight / TCP health", TCP),
     "dns-external": ("Sidelight / DNS and external calls", DNS),

@@ -65,7 +65,7 @@ static __always_inline bool http1_settled(const struct l7_connection *l, const s
 	return !(s->flags & HTTP1_PLACED) || l->head == 0;
 }
 
-/* The first line is whole: `end` is the index of its newline. */
+/* The first line is whole: `end` is the index of its newline; 0: it is longer than the window. */
 static __always_inline bool http1_start_line(struct l7_connection *l, struct stream *s, bool request, u32 end)
 {
 	u64 tail;
@@ -73,7 +73,7 @@ static __always_inline bool http1_start_line(struct l7_connection *l, struct str
 	if (!request) {
 		u8 *d = s->window + 9;
 
-		if ((load8(s->window) & LOW(7)) != WORD_HTTP_1)
+		if ((load8(s->window) & LOW(7)) != WORD_HTTP_1 || (end && end < 12))
 			return false;
 		if ((u8)(d[0] - '0') > 9 || (u8)(d[1] - '0') > 9 || (u8)(d[2] - '0') > 9)
 			return false;

@@ -56,6 +56,18 @@ with open(sys.argv[2], "w") as log:
         log.write(f"{time.time()}\\n"); log.flush()
         time.sleep(0.1)
 """
+COMMANDS = """
+import socket, sys, time
+end, n = time.time() + float(sys.argv[1]), 0
+one = socket.create_connection((sys.argv[3], 6379))
+with open(sys.argv[2], "w") as log:
+    while time.time() < end:
+        n = n + 1
+        one.sendall(b"*2\\r\\n$3\\r\\nGET\\r\\n$4\\r\\nname\\r\\n" if n % 5 else b"*2\\r\\n$4\\r\\nINCR\\r\\n$4\\r\\ntext\\r\\n")
+        one.recv(1000)
+        log.write(f"{time.time()}\\n"); log.flush()
+        time.sleep(0.1)
+"""
 KIALI_BY = (
     "source_cluster,source_workload_namespace,source_workload,source_canonical_service,source_canonical_revision,destination_cluster,"
     "destination_service_namespace,destination_service,destination_service_name,destination_workload_namespace,destination_workload,"
@@ -73,6 +85,8 @@ class Place:
     """Requests a second to the shop's web in the window before `at`, by the client's own log."""
     calls: float
     """gRPC calls likewise, of which one in ten fails."""
+    commands: float
+    """Redis' commands likewise, of which one in five fails."""
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         text = query.replace("$__rate_interval", f"{WINDOW_S}s")
@@ -95,7 +109,7 @@ class Place:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     scratch = tmp_path_factory.mktemp("prometheus")
-    groups = ("http", "rpc", "tcp", "dns", "istio", "servicegraph", "hubble")
+    groups = ("http", "rpc", "db", "tcp", "dns", "istio", "servicegraph", "hubble")
     agent = Running(
         "--node-name",
         "node-1",
@@ -130,6 +144,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             listening(found, answerer, 9090)
             log, calls_log = scratch / "load.log", scratch / "calls.log"
             found.run(caller, sys.executable, "-c", CALLS, str(WINDOW_S + 18), str(calls_log), f"{answerer.ip}:9090")
+            asker, commands_log = found.pod("calls", "asker"), scratch / "commands.log"
+            set_text = "import socket,sys; s=socket.create_connection((sys.argv[1], 6379)); s.sendall(b'SET text x\\r\\n'); s.recv(100)"
+            found.run(asker, "python3", "-c", set_text, pods["redis"].ip).wait(10)
+            found.run(asker, "python3", "-c", COMMANDS, str(WINDOW_S + 18), str(commands_log), pods["redis"].ip)
             load = found.run(pods["load"], "python3", "-c", LOAD, str(WINDOW_S + 18), str(log), pods["redis"].ip)
             began = time.time()
             eventually(lambda: time.time() > began + WINDOW_S + 12 or load.poll() is not None, WINDOW_S + 30)
@@ -138,7 +156,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             rate = sum(at - WINDOW_S - 1 <= t < at - 1 for t in times) / WINDOW_S
             called = [float(line) for line in calls_log.read_text().split()]
             calls = sum(at - WINDOW_S - 1 <= t < at - 1 for t in called) / WINDOW_S
-            yield Place(agent, found, port, at, rate, calls)
+            commanded = [float(line) for line in commands_log.read_text().split()]
+            commands = sum(at - WINDOW_S - 1 <= t < at - 1 for t in commanded) / WINDOW_S
+            yield Place(agent, found, port, at, rate, calls, commands)
     finally:
         if process:
             process.kill()
@@ -155,13 +175,15 @@ EMPTY = {
     ("Spans", 0): "no OTLP here",
     ("Not named, by why", 0): "every end has a name",
     ("Calls that go on", 0): "none does at that moment",
+    ("Transactions", 0): "Redis alone is asked",
+    ("Idle in transaction", 0): "Redis alone is asked",
     ("Nanoseconds a run", 0): "kernel.bpf_stats_enabled is 0",
 }
 """Queries whose truth is that there is nothing."""
 
 
 def test_every_query_of_the_dashboards(place: Place) -> None:
-    c = place.calls
+    c, d = place.calls, place.commands
     r, web, v2 = place.rate, ("shop", "web"), ("shop", "catalogue-v2")
     who, source = ("destination_workload_namespace", "destination_workload"), ("source_workload_namespace", "source_workload")  # fmt: skip
     served = {web: r, ("shop", "cart"): r, ("shop", "payments"): r, ("shop", "catalogue"): r / 2, v2: r / 2}
@@ -181,6 +203,11 @@ def test_every_query_of_the_dashboards(place: Place) -> None:
         ("Calls, by status", 0): (("rpc_status_code",), {("OK",): 0.9 * c, ("UNAVAILABLE",): 0.1 * c}),
         ("Messages", 0): (("rpc_method", "direction"), {("sidelight.test.Interop/Unary", "receive"): 0.9 * c}),
         ("Out, failed share of calls", 0): (who, {("calls", "answerer"): 0.1}),
+        ("Commands", 0): ((*who, "db_system_name"), {("shop", "redis", "redis"): d + r}),
+        ("Failed share of commands", 0): (who, {("shop", "redis"): 0.2 * d / (d + r)}),
+        ("Commands, by name", 0): (("db_operation_name",), {("GET",): 0.8 * d, ("INCR",): 0.2 * d + r}),
+        ("Answers that say something", 0): (("db_response_status_code",), {("ERR",): 0.2 * d}),
+        ("Out, by data store", 0): ((*who, "db_system_name"), {("shop", "redis", "redis"): d + r}),
         ("Coverage", 0): (("protocol", "outcome", "reason"), {("gRPC", "named", ""): 2 * c}),
         ("Edges", 0): ((*source, *who), {(*web, "shop", "cart"): r, (*web, "shop", "catalogue-v2"): r / 2, ("load", "generator", *web): r}),
         ("Failed attempts", 0): ((*source, *who, "reason"), {("load", "generator", "shop", "redis", "refused"): r}),
@@ -228,7 +255,7 @@ def test_the_rules_say_the_same(place: Place) -> None:
                 got = place.ask(expr)
                 name = rule.get("record") or rule["alert"]
                 firing = {"SidelightErrorBudgetBurnsFast", "SidelightErrorBudgetBurns", "SidelightConnectionsFail",
-                          "SidelightCallsErrorBudgetBurnsFast", "SidelightCallsErrorBudgetBurns"}  # fmt: skip
+                          "SidelightCallsErrorBudgetBurnsFast", "SidelightCallsErrorBudgetBurns", "SidelightDataStoreFails"}  # fmt: skip
                 assert bool(got) == ("record" in rule or name in firing), (name, got)
                 if "http_failed:ratio" in name:
                     value = next(float(r["value"][1]) for r in got if v2.items() <= r["metric"].items())
