@@ -25,8 +25,8 @@ BPF_PSEUDO_MAP_FD = 1
 BPF_PSEUDO_CALL = 1
 BPF_PSEUDO_FUNC = 4
 CALLBACK_MARK, WALKED_MARK = 0x51DE, 0x51DF
-"""Upper half of the constant that stands for a callback; the lower one says which (bpf/turns.h). The second one's loop may be walked by
-a verifier instead, on kernels without bpf_loop()."""
+"""Upper half of the constant that stands for a callback; the lower one says which (bpf/turns.h). The second one's loop may be
+walked by a verifier instead, on kernels without bpf_loop()."""
 BPF_LOOP = struct.pack("<BBhi", 0x85, 0, 0, 181)
 """call bpf_loop"""
 WALKED = 12
@@ -155,7 +155,7 @@ def compile_programs(stub_tree: Path) -> Artifact:
 
 
 def _marks(code: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
-    """(index of the instruction, mark, number of the callback) of each constant that stands for one; goes on behind what is added meanwhile."""
+    """(index of the instruction, mark, number of the callback) of each constant that stands for one, those added meanwhile too."""
     index = 0
     while index < len(code) // 8:
         opcode, registers, _, low = struct.unpack_from("<BBhI", code, index * 8)

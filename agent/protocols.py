@@ -68,6 +68,10 @@ class Protocol:
             return self.statuses[status] if status < len(self.statuses) else OTHER
         return _grpc_name(status) if self.rpc else str(status)
 
+    def fails(self, answer: str) -> bool:
+        """Of a data store: does an answer of that name say that the command failed?"""
+        return answer in self.failures or (self.numbered and bool(answer))
+
     def http_status(self, status: int) -> int:
         """What the HTTP response said; gRPC's failures come with 200. 0 for none, or one that could not be read."""
         if status in (0, STATUS_UNREAD) or self.system:
@@ -89,7 +93,7 @@ class Protocol:
             return ""
         if self.system:
             name = self.answer(status)
-            return name if name in self.failures or (self.numbered and name) else ""
+            return name if self.fails(name) else ""
         if self.rpc:
             name = _grpc_name(status)
             return name if (name != "OK" if client else name in GRPC_SERVER_ERRORS) else ""

@@ -72,7 +72,7 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
     if detail.protocol in STORES:
         unanswered = flow.l7.type == pb.REQUEST
         said = "no response" if unanswered else detail.status
-        failed = unanswered or detail.status in STORES[detail.protocol].failures
+        failed = unanswered or STORES[detail.protocol].fails(detail.status)
         return f"{detail.operation} {said + ' ' if said else ''}{seconds}", "red" if failed else "green"
     if kind == "open":
         return (

@@ -102,6 +102,11 @@ STORE_TITLES = {store.program: title for title, store in STORES.items()}
 """What the option calls them, and what flows do."""
 
 
+def is_named(status: str) -> bool:
+    """gRPC's, or a data store's: a name, SQLSTATE, or MySQL's number, which has four digits or more."""
+    return status.upper() in NAMED_STATUSES or (status.isdigit() and len(status) >= 4)
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What `tail` and friends were asked for."""
@@ -123,7 +128,7 @@ class Selection:
     def filters(self) -> list[pb.FlowFilter]:
         """Filters of which one has to match. Raises ConfigError."""
         common: dict[str, object] = dict(self.extra)
-        codes = [value for value in self.status if value.upper() not in NAMED_STATUSES]
+        codes = [value for value in self.status if not is_named(value)]
         if codes and len(codes) < len(self.status):
             raise ConfigError("--status: HTTP's, or gRPC's and data stores', not both at once")
         if codes:
@@ -159,7 +164,7 @@ class Selection:
     def local(self) -> Callable[[pb.Flow], bool]:
         """What the filters cannot say, decided here."""
 
-        named = {value.upper() for value in self.status} & NAMED_STATUSES
+        named = {value.upper() for value in self.status if is_named(value)}
         title = STORE_TITLES.get(self.protocol)
 
         def wanted(flow: pb.Flow) -> bool:
@@ -186,7 +191,7 @@ def is_failed(flow: pb.Flow) -> bool:
         return flow.l7.http.code == 0 or flow.l7.http.code >= 500
     detail = detail_of(flow)
     if detail.protocol in STORES:
-        return flow.l7.type == pb.REQUEST or detail.status in STORES[detail.protocol].failures
+        return flow.l7.type == pb.REQUEST or STORES[detail.protocol].fails(detail.status)
     if record == "dns":
         return flow.l7.dns.rcode != 0 and not is_search_noise(flow.l7.dns.query, flow.l7.dns.rcode)
     return bool(flow.l4.TCP.flags.RST)

@@ -50,6 +50,7 @@ enum mysql_mode { MYSQL_CONTINUES = 1 /* a packet of 16 MB goes on in the next o
 #define SERVER_MORE_RESULTS 0x0008
 #define SERVER_CURSOR 0x0040
 #define SERVER_IN_READONLY_TRANSACTION 0x2000
+#define MYSQL_FIRST_ERROR 1000
 #define MYSQL_OK 0x00
 #define MYSQL_FILE 0xfb
 #define MYSQL_END 0xfe
@@ -202,7 +203,9 @@ static __always_inline void mysql_response(struct command_turn *t, struct comman
 	u16 flags;
 
 	if (first == MYSQL_ERROR) {
-		mysql_answer_ends(t, p, le16(s->window + 1), false, 0);
+		u16 error = le16(s->window + 1);
+
+		mysql_answer_ends(t, p, error < MYSQL_FIRST_ERROR ? STATUS_OTHER : error, false, 0);
 		return;
 	}
 	if (p->kind != MYSQL_FIRST || (kind == MYSQL_ROWS && first == MYSQL_END)) {

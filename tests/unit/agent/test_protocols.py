@@ -5,7 +5,21 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from sidelight.agent.protocols import GRPC, GRPC_CODES, HTTP1, HTTP2, PROTOCOLS, STATUS_UNREAD, failed
+from sidelight.agent.protocols import (
+    GRPC,
+    GRPC_CODES,
+    HTTP1,
+    HTTP2,
+    MEMCACHED,
+    MYSQL,
+    POSTGRESQL,
+    PROTOCOLS,
+    REDIS,
+    STATUS_SILENT,
+    STATUS_UNREAD,
+    STORES,
+    failed,
+)
 
 
 def test_grpc_s_codes_are_the_library_s() -> None:
@@ -43,5 +57,24 @@ def test_http() -> None:
 
 
 def test_numbers_and_programs_are_distinct() -> None:
-    assert len({protocol.program for protocol in PROTOCOLS.values() if protocol.program}) == 2
+    assert len({protocol.program for protocol in PROTOCOLS.values() if protocol.program}) == len(PROTOCOLS) - 1, (
+        "gRPC is HTTP/2's"
+    )
     assert {number: protocol.number for number, protocol in PROTOCOLS.items()} == {n: n for n in PROTOCOLS}
+
+
+def test_data_stores() -> None:
+    for store in STORES.values():
+        assert store.answer(0) == store.answer(1) == store.answer(STATUS_SILENT) == ""
+        assert store.error_type(0, client=True) == "no_response" and store.error_type(STATUS_SILENT, client=True) == ""
+        assert (
+            store.http_status(1) == 0 and store.method(255) == store.method(0) == "_OTHER" and len(store.methods) <= 256
+        )
+        assert store.answer(2) == store.error_type(2, client=False) == "_OTHER", "an error without a name"
+    assert REDIS.error_type(REDIS.statuses.index("WRONGTYPE"), client=True) == "WRONGTYPE"
+    assert REDIS.error_type(REDIS.statuses.index("DISCARDED"), client=True) == ""
+    assert MEMCACHED.answer(3) == "MISS" and not MEMCACHED.fails("MISS") and MEMCACHED.fails("SERVER_ERROR")
+    assert POSTGRESQL.error_type(POSTGRESQL.statuses.index("42P01"), client=False) == "42P01" and not POSTGRESQL.fails(
+        "ABORTED"
+    )
+    assert MYSQL.answer(1062) == MYSQL.error_type(1062, client=True) == "1062"
