@@ -29,7 +29,7 @@ CALLBACK_MARK, WALKED_MARK = 0x51DE, 0x51DF
 walked by a verifier instead, on kernels without bpf_loop()."""
 BPF_LOOP = struct.pack("<BBhi", 0x85, 0, 0, 181)
 """call bpf_loop"""
-WALKED = 12
+WALKED = 8
 """Turns of such a loop: the verifier goes through each, and an old one gives up at a million instructions."""
 SECOND_ARGUMENT_FIRST = struct.pack("<BBhi", 0xBF, 0x21, 0, 0)
 """r1 = r2. bpf_loop() calls with an index and a context; BCC knows functions of a context alone."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from sidelight.agent import layout
 from sidelight.agent.protocols import PROTOCOLS
+from sidelight.agent.sql import masked
 from sidelight.identity.names import clean_host
 
 OPEN = layout.CONSTANTS["EVENT_OPEN"]
@@ -64,6 +65,8 @@ class RequestText:
     traceparent: str = ""
     query: bool = False
     truncated: bool = False
+    statement: str = ""
+    """Of SQL, masked: agent/sql.py."""
 
 
 NO_TEXT = RequestText()
@@ -121,7 +124,10 @@ def request_text(record: bytes) -> RequestText:
     flags = record[_TYPE_AT + 3]
     line = record[_TEXT : _TEXT + min(length, layout.CONSTANTS["TEXT_BYTES"])]
     trace = record[_TRACE : _TRACE + 55].decode("ascii", "replace")
-    if PROTOCOLS[record[_TYPE_AT + 1]].version == "2":
+    protocol = PROTOCOLS[record[_TYPE_AT + 1]]
+    if protocol.system:
+        return RequestText(statement=masked(line, protocol.quoted_names)) if line else NO_TEXT
+    if protocol.version == "2":
         target, question, _ = line.partition(b"?")
         method, path, version, query = "", printable(target.partition(b"#")[0], 192), "HTTP/2", bool(question)
     else:

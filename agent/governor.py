@@ -30,6 +30,7 @@ class Level(IntEnum):
             capture,
             events=capture.events and self < Level.EVENTS_SHED,
             head_text=capture.head_text and self < Level.HEADS_SHED,
+            query_text=capture.query_text and self < Level.HEADS_SHED,
             l7=capture.l7 and self < Level.L7_SHED,
         )
 

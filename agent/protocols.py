@@ -54,6 +54,8 @@ class Protocol:
     """Those of them that say it failed."""
     numbered: bool = False
     """Its failures have numbers, not names."""
+    quoted_names: bool = False
+    """A double quote encloses a name in its statements, not a string."""
 
     def method(self, number: int) -> str:
         return self.methods[number] if number < len(self.methods) else self.methods[0]
@@ -197,6 +199,7 @@ POSTGRESQL = Protocol(
     system="postgresql",
     statuses=POSTGRESQL_STATUSES,
     failures=frozenset(POSTGRESQL_STATUSES) - {"", "ABORTED"},
+    quoted_names=True,
 )
 MYSQL = Protocol(
     number=layout.CONSTANTS["PROTOCOL_MYSQL"],

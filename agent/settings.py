@@ -29,6 +29,8 @@ class CaptureSettings:
     l7: bool = True
     routes: int = 0
     """HTTP routes as operations: bits FOLD and TEMPLATES of agent/routes.py."""
+    query_text: bool = False
+    """Events of SQL have their statement, masked (agent/sql.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,9 @@ struct settings {
 	u8 events;
 	u8 head_text;
 	u8 l7;
-	u8 routes; /* HTTP routes are operations: 1 by folding, 2 by templates */
+	u8 routes;     /* HTTP routes are operations: 1 by folding, 2 by templates */
+	u8 query_text; /* events of SQL have the statement's start, for the agent to mask */
+	u8 pad[7];
 };
 
 #endif

@@ -91,6 +91,11 @@ METRIC_GROUPS = ("http", "rpc", "db", "tcp", "dns", "istio", "servicegraph", "hu
     help="Paths without a template are routes too: numbers, UUIDs, long hexadecimal and what contains @ fold to *.",
 )
 @click.option(
+    "--query-text",
+    is_flag=True,
+    help="Flows and spans of PostgreSQL and MySQL have the statement's text, with ? for each literal.",
+)
+@click.option(
     "--max-operations",
     default=1024,
     show_default=True,
@@ -252,6 +257,7 @@ def agent_settings(values: dict[str, Any]) -> AgentSettings:
             priority_rate=rate,
             connection_rate=rate,
             payload_rate=rate,
+            query_text=values["query_text"],
             routes=(TEMPLATES if values["http_routes"] else 0) | (FOLD if values["fold_http_routes"] else 0),
         ),
         http_routes=tuple(values["http_routes"]),

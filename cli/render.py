@@ -73,7 +73,8 @@ def what(flow: pb.Flow, detail: sidelight_pb2.FlowDetail) -> tuple[str, str]:
         unanswered = flow.l7.type == pb.REQUEST
         said = "no response" if unanswered else detail.status
         failed = unanswered or STORES[detail.protocol].fails(detail.status)
-        return f"{detail.operation} {said + ' ' if said else ''}{seconds}", "red" if failed else "green"
+        statement = flow.Summary.partition(" | ")[2]
+        return f"{statement or detail.operation} {said + ' ' if said else ''}{seconds}", "red" if failed else "green"
     if kind == "open":
         return (
             "adopted" if detail.adopted else f"open in {seconds}" if detail.reporter == "source" else "accepted"

@@ -175,7 +175,7 @@ def _fill_command(result: pb.Flow, flow: Flow, reply: bool) -> None:
     result.l7.latency_ns = int(event["duration_ns"])
     words = [protocol.title, protocol.method(int(event["method"])), *([status] if status else [])]
     words.append(f"{int(event['duration_ns']) / 1e6:.3g}ms" if reply else "(no response)")
-    result.Summary = " ".join(words)
+    result.Summary = " ".join([*words, *(["|", flow.text.statement] if flow.text.statement else [])])
 
 
 def _known_path(flow: Flow, protocol: Protocol) -> str:

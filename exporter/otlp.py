@@ -152,6 +152,8 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
         span.MergeFromString(
             _db_attributes(protocol.system, method, address, port, peer_name, protocol.answer(status), error)
         )
+        if text.statement:
+            _add_text(span, "db.query.text", text.statement)
     elif protocol.rpc:
         answer = protocol.answer(status)
         span.MergeFromString(_rpc_attributes(name, address, port, peer_name, answer, error))

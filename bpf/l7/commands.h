@@ -156,6 +156,10 @@ static __always_inline void command_wait(struct commands *p, struct stream *s)
 	if (!mark)
 		*(volatile u32 *)&p->wanted += 1;
 	p->queue[head & (COMMANDS - 1)] = p->fresh;
+	if (p->said_text) {
+		p->said_text = 0;
+		*(volatile u32 *)&p->text_of = head + 1;
+	}
 	*(volatile u32 *)&p->head = head + 1;
 }
 
@@ -179,9 +183,31 @@ static __always_inline struct command *command_next(struct commands *p)
 	return &p->queue[p->next & (COMMANDS - 1)];
 }
 
+/* What the command said, where that was kept (l7/sql.h). */
+static __always_inline void command_text(struct bpf_sock *sk, struct request_event *event, struct commands *p,
+					 u32 index)
+{
+	struct exchange_text *kept;
+
+	event->text[0] = 0;
+	event->host[0] = 0;
+	event->traceparent[0] = 0;
+	if (*(volatile u32 *)&p->text_of != index + 1)
+		return;
+	kept = exchange_texts.sk_storage_get(sk, 0, 0);
+	if (!kept)
+		return;
+	__builtin_memcpy(event->text, kept->text, TEXT_BYTES);
+	event->event.text_length = TEXT_BYTES;
+	if (*(volatile u32 *)&p->text_of == index + 1)
+		return;
+	event->event.text_length = 0; /* the client went on meanwhile */
+	event->text[0] = 0;
+}
+
 /* Books command `index`, and makes its event. */
-static __always_inline void command_book(void *ctx, struct connection *c, struct commands *p, u32 index, u16 status,
-					 bool error, u64 now, u64 first_ns, u32 response_seq)
+static __always_inline void command_book(void *ctx, struct bpf_sock *sk, struct connection *c, struct commands *p,
+					 u32 index, u16 status, bool error, u64 now, u64 first_ns, u32 response_seq)
 {
 	struct command *e = &p->queue[index & (COMMANDS - 1)];
 	struct exchange_end end = {
@@ -202,9 +228,7 @@ static __always_inline void command_book(void *ctx, struct connection *c, struct
 	event = exchange_event(ctx, c, &end);
 	if (!event)
 		return;
-	event->text[0] = 0;
-	event->host[0] = 0;
-	event->traceparent[0] = 0;
+	command_text(sk, event, p, index);
 	events.ringbuf_submit(event, NO_WAKEUP);
 	COUNT(sent_events);
 }
@@ -247,7 +271,8 @@ static __always_inline void command_due(struct command_turn *t, struct commands 
 		else
 			p->done++;
 		COUNT(seen_responses);
-		command_book(t->ctx, t->c, p, index, p->due_status, p->failed, t->now, p->first_ns, t->s->started_seq);
+		command_book(t->ctx, t->sk, t->c, p, index, p->due_status, p->failed, t->now, p->first_ns,
+			     t->s->started_seq);
 	}
 	if (due == DUE_STAY) {
 		e->flags |= COMMAND_AGAIN;
@@ -542,7 +567,7 @@ int commands_close_turn(struct command_turn *t)
 		return 1;
 	if (!(p->queue[index & (COMMANDS - 1)].flags & (COMMAND_DONE | COMMAND_MARK | COMMAND_AGAIN))) {
 		COUNT(seen_unanswered);
-		command_book(t->ctx, t->c, p, index, 0, true, t->now, 0, 0);
+		command_book(t->ctx, t->sk, t->c, p, index, 0, true, t->now, 0, 0);
 	}
 	p->tail = index + 1;
 	return 0;

@@ -41,8 +41,7 @@ enum mysql_mode { MYSQL_CONTINUES = 1 /* a packet of 16 MB goes on in the next o
 
 #define MYSQL_HEADER 4
 #define MYSQL_PACKET 0xffffff
-#define MYSQL_WANT 64 /* bytes looked at of a command, 24 of an answer */
-#define MYSQL_ANSWER 24
+#define MYSQL_ANSWER 24 /* bytes looked at of an answer */
 #define CLIENT_COMPRESS 0x20
 #define CLIENT_SSL 0x800
 #define CLIENT_ZSTD 0x4000000
@@ -340,7 +339,7 @@ int mysql_turn(struct command_turn *t)
 			mysql_packet(t, p, s);
 		break;
 	case MYSQL_LOOK:
-		want = REQUEST(s) ? (p->asked ? MYSQL_WANT : 4) : MYSQL_ANSWER;
+		want = REQUEST(s) ? (p->asked ? sql_wants() : 4) : MYSQL_ANSWER;
 		if (s->remaining < want)
 			want = s->remaining;
 		if (!commands_fill(t, s, want))
@@ -352,6 +351,8 @@ int mysql_turn(struct command_turn *t)
 			mysql_login(t, p, s);
 			s->remaining -= HAVE(s);
 		} else if (REQUEST(s)) {
+			if (s->window[0] == 0x03 || s->window[0] == 0x16)
+				sql_text_keep(t, p, s, 1, HAVE(s));
 			mysql_request(t, p, s);
 		} else {
 			mysql_response(t, p, s, s->length);

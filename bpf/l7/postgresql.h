@@ -181,6 +181,7 @@ static __always_inline void postgresql_request_look(struct command_turn *t, stru
 		return;
 	}
 	method = sql_verb_of(s->window + verb, PROTOCOL_POSTGRESQL);
+	sql_text_keep(t, p, s, verb, s->length);
 	if (p->parts == 'P') {
 		known->name = name;
 		known->method = method;
@@ -383,13 +384,17 @@ int postgresql_turn(struct command_turn *t)
 		}
 		break;
 	case POSTGRESQL_LOOK:
-		want = REQUEST(s) ? SQL_TEXT : p->kind == 'C' ? POSTGRESQL_TAG : p->kind == 'E' ? POSTGRESQL_FIELDS : 1;
+		want = REQUEST(s)	? sql_wants()
+		       : p->kind == 'C' ? POSTGRESQL_TAG
+		       : p->kind == 'E' ? POSTGRESQL_FIELDS
+					: 1;
 		if (s->remaining < want)
 			want = s->remaining;
 		if (!commands_fill(t, s, want))
 			break;
 		s->remaining -= HAVE(s);
 		s->window[at(HAVE(s))] = 0;
+		s->length = HAVE(s);
 		s->have = 0;
 		s->state = s->remaining ? STREAM_BODY : STREAM_START;
 		if (REQUEST(s))

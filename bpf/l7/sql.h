@@ -67,6 +67,35 @@ static __always_inline u32 text_hash(const u8 *text, u64 length)
 	return hash >> 32;
 }
 
+/* Bytes of a message that are looked at: of statements as many as an event shows, where it is to show them. */
+static __always_inline u64 sql_wants(void)
+{
+	struct settings *set = current_settings();
+
+	return set && set->query_text ? SQL_TEXT + TEXT_BYTES : SQL_TEXT;
+}
+
+/* Keeps a statement's start, `length` bytes of it in the window from `from` on, for the event of the command that carries it out. */
+static __always_inline void sql_text_keep(struct command_turn *t, struct commands *p, struct stream *s, u64 from,
+					  u64 length)
+{
+	struct settings *set = current_settings();
+	struct exchange_text *kept;
+
+	if (!set || !set->query_text)
+		return;
+	kept = exchange_texts.sk_storage_get(t->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!kept) {
+		COUNT(lost_exchange_text);
+		return;
+	}
+	*(volatile u32 *)&p->text_of = 0;
+#pragma clang loop unroll(disable)
+	for (u64 i = 0; i < TEXT_BYTES; i += 8)
+		*(u64 *)(kept->text + i) = load_within(s->window + at(from + i), from + i, length);
+	p->said_text = 1;
+}
+
 /* The number of a statement's verb: its first word, behind blanks and parentheses. */
 static __always_inline u32 sql_verb_of(const u8 *text, u8 protocol)
 {

@@ -244,7 +244,9 @@ struct commands {
 	u32 untimed_marks;	       /* ends of groups beyond COMMANDS */
 	u32 untimed_group, marks_seen; /* untimed_head at the last of them; the response side's marks_done */
 	u8 bound_method;	       /* what was bound last does */
-	u8 pad4[7];
+	u8 said_text;		       /* the text kept last is that of the next one */
+	u8 pad4[2];
+	u32 text_of;	 /* 1 + index of the command whose text is kept; 0: of none yet */
 	u64 group_ns;	 /* when the group at hand began */
 	u8 group_method; /* what it prepares */
 	u8 pad3[7];

@@ -160,6 +160,27 @@ def test_the_command_line(place: Place) -> None:
     assert not place.agent.broken_laws()
 
 
+def test_the_text_of_queries_when_asked_for(tmp_path: Path) -> None:
+    """Masked: no literal is in a flow."""
+    with running("--event-rate", "100000", "--query-text") as agent:
+        place = Place(agent, tmp_path)
+        for kind in ("postgresql", "mysql"):
+            place.ask(kind)
+
+        def lines(protocol: str) -> list[str]:
+            return agent.cli(
+                "tail", "--since", "5m", "--no-follow", "--role", "client", "--protocol", protocol
+            ).stdout.splitlines()
+
+        eventually(
+            lambda: sum("select ?, $1" in line for line in lines("postgresql")) >= 5, 10, lambda: lines("postgresql")
+        )
+        eventually(lambda: sum("select ?, ?" in line for line in lines("mysql")) == 10, 10, lambda: lines("mysql"))
+        assert any("insert into items values ($1, ?)" in line for line in lines("postgresql"))
+        assert any("select secret from nowhere 42P01" in line for line in lines("postgresql")), "a name is no literal"
+        assert "'secret'" not in agent.cli("tail", "--since", "5m", "--no-follow", "-o", "json").stdout
+
+
 def test_other_peoples_names(place: Place) -> None:
     """To Istio a data store is TCP, to a service graph a database, and HTTP's families have none of it."""
     assert not place.agent.samples("istio_requests_total")

@@ -82,7 +82,7 @@ def test_commands_beside_the_servers_own(watched: tuple[Observed, Server]) -> No
     client.touch("n", 10), client.touch("none", 10)
     client.delete("n"), client.delete("none")
     client.add("key1", b"no"), client.append("key1", b"!"), client.prepend("key1", b"?"), client.replace("none", b"")
-    value, token = client.gets("key2")
+    _, token = client.gets("key2")
     client.cas("key2", b"new", token), client.cas("key2", b"old", token)
     client.set("big", b"x" * 500_000)
     client.get("big")
