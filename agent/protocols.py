@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from sidelight.agent import layout
 from sidelight.agent.vocabulary import (
+    KAFKA_COMMANDS,
+    KAFKA_STATUSES,
     MEMCACHED_COMMANDS,
     MEMCACHED_FAILURES,
     MEMCACHED_STATUSES,
@@ -54,6 +56,8 @@ class Protocol:
     """Those of them that say it failed."""
     numbered: bool = False
     """Its failures have numbers, not names."""
+    messaging: bool = False
+    """Its names are those of messaging, and its operation is a topic."""
     quoted_names: bool = False
     """A double quote encloses a name in its statements, not a string."""
 
@@ -216,9 +220,24 @@ MYSQL = Protocol(
     failures=frozenset({OTHER}),
     numbered=True,
 )
+KAFKA = Protocol(
+    number=layout.CONSTANTS["PROTOCOL_KAFKA"],
+    program="kafka",
+    title="Kafka",
+    name="kafka",
+    version="",
+    scheme="",
+    istio="kafka",
+    methods=KAFKA_COMMANDS,
+    operation="messaging_destination_name",
+    system="kafka",
+    statuses=KAFKA_STATUSES,
+    failures=frozenset(KAFKA_STATUSES) - {""},
+    messaging=True,
+)
 
 PROTOCOLS: dict[int, Protocol] = {
-    protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED, POSTGRESQL, MYSQL)
+    protocol.number: protocol for protocol in (HTTP1, HTTP2, GRPC, REDIS, MEMCACHED, POSTGRESQL, MYSQL, KAFKA)
 }
 """By number."""
 STORES = {protocol.title: protocol for protocol in PROTOCOLS.values() if protocol.system}

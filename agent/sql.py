@@ -44,8 +44,10 @@ QUERY_CHARACTERS = 192
 
 @lru_cache(1024)
 def masked(raw: bytes, identifiers: bool) -> str:
-    """The statement's text, without literals and comments, on one line; `raw` may be cut anywhere. `identifiers`: a double quote encloses
-    a name (PostgreSQL), not a string (MySQL)."""
+    """The statement's text, without literals and comments, on one line; `raw` may be cut anywhere.
+
+    `identifiers`: a double quote encloses a name (PostgreSQL), not a string (MySQL).
+    """
     text = raw.split(b"\0")[0].decode("utf-8", "replace")
     found: list[str] = []
     at = 0
@@ -66,7 +68,7 @@ def masked(raw: bytes, identifiers: bool) -> str:
             if prefix and prefix[0].lower() not in _PREFIXES:
                 found.append(prefix[0] + " ")
             end = _end_of_string(text, at, match["mark"])
-            if match["mark"] == '"' and identifiers and 0 < end and "\\" not in text[at:end]:
+            if match["mark"] == '"' and identifiers and end > 0 and "\\" not in text[at:end]:
                 found.append(f'"{text[at : end - 1]}"')
             else:
                 found.append("?")
@@ -84,7 +86,7 @@ def masked(raw: bytes, identifiers: bool) -> str:
 
 
 def _end_of_string(text: str, at: int, mark: str) -> int:
-    """Index behind the string that goes on at `at`; 0 where it does not end in the text, or where a backslash makes that a question."""
+    """Index behind the string that goes on at `at`; 0 where it does not end here, or where a backslash makes that a question."""
     while True:
         end = text.find(mark, at)
         if end < 0 or "\\" in text[at:end]:

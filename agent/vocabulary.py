@@ -118,6 +118,99 @@ P0001 P0002 P0003 P0004 XX000 XX001 XX002
 """
 """PostgreSQL's error codes (appendix A)."""
 
+_KAFKA = {
+    0: ("Produce", 9, "PRODUCE"),
+    1: ("Fetch", 12, "FETCH"),
+    2: ("ListOffsets", 6, ""),
+    3: ("Metadata", 9, ""),
+    8: ("OffsetCommit", 8, ""),
+    9: ("OffsetFetch", 6, ""),
+    10: ("FindCoordinator", 3, ""),
+    11: ("JoinGroup", 6, "THROTTLED"),
+    12: ("Heartbeat", 4, "THROTTLED"),
+    13: ("LeaveGroup", 4, "THROTTLED"),
+    14: ("SyncGroup", 4, "THROTTLED"),
+    15: ("DescribeGroups", 5, ""),
+    16: ("ListGroups", 3, "THROTTLED"),
+    17: ("SaslHandshake", 31, "FIRST"),
+    18: ("ApiVersions", 3, "FIRST"),
+    19: ("CreateTopics", 5, ""),
+    20: ("DeleteTopics", 4, ""),
+    21: ("DeleteRecords", 2, ""),
+    22: ("InitProducerId", 2, "THROTTLED"),
+    23: ("OffsetForLeaderEpoch", 4, ""),
+    24: ("AddPartitionsToTxn", 3, ""),
+    25: ("AddOffsetsToTxn", 3, "THROTTLED"),
+    26: ("EndTxn", 3, "THROTTLED"),
+    27: ("WriteTxnMarkers", 1, ""),
+    28: ("TxnOffsetCommit", 3, ""),
+    29: ("DescribeAcls", 2, "THROTTLED"),
+    30: ("CreateAcls", 2, ""),
+    31: ("DeleteAcls", 2, ""),
+    32: ("DescribeConfigs", 4, ""),
+    33: ("AlterConfigs", 2, ""),
+    34: ("AlterReplicaLogDirs", 2, ""),
+    35: ("DescribeLogDirs", 2, ""),
+    36: ("SaslAuthenticate", 2, "FIRST"),
+    37: ("CreatePartitions", 2, ""),
+    38: ("CreateDelegationToken", 2, "FIRST"),
+    39: ("RenewDelegationToken", 2, "FIRST"),
+    40: ("ExpireDelegationToken", 2, "FIRST"),
+    41: ("DescribeDelegationToken", 2, "FIRST"),
+    42: ("DeleteGroups", 2, ""),
+    43: ("ElectLeaders", 2, "THROTTLED"),
+    44: ("IncrementalAlterConfigs", 1, ""),
+    45: ("AlterPartitionReassignments", 0, ""),
+    46: ("ListPartitionReassignments", 0, ""),
+    47: ("OffsetDelete", 31, ""),
+    48: ("DescribeClientQuotas", 1, ""),
+    49: ("AlterClientQuotas", 1, ""),
+    50: ("DescribeUserScramCredentials", 0, ""),
+    51: ("AlterUserScramCredentials", 0, ""),
+    55: ("DescribeQuorum", 0, ""),
+    57: ("UpdateFeatures", 0, ""),
+    60: ("DescribeCluster", 0, ""),
+    61: ("DescribeProducers", 0, ""),
+    65: ("DescribeTransactions", 0, ""),
+    66: ("ListTransactions", 0, ""),
+    68: ("ConsumerGroupHeartbeat", 0, "THROTTLED"),
+    69: ("ConsumerGroupDescribe", 0, ""),
+    71: ("GetTelemetrySubscriptions", 0, "THROTTLED"),
+    72: ("PushTelemetry", 0, "THROTTLED"),
+    74: ("ListClientMetricsResources", 0, ""),
+    75: ("DescribeTopicPartitions", 0, ""),
+}
+"""Api key -> (name, first flexible version, or 31 for none, where the answer's first error stands)."""
+_KAFKA_ERRORS = """
+OFFSET_OUT_OF_RANGE CORRUPT_MESSAGE UNKNOWN_TOPIC_OR_PARTITION INVALID_FETCH_SIZE LEADER_NOT_AVAILABLE NOT_LEADER_FOR_PARTITION
+REQUEST_TIMED_OUT BROKER_NOT_AVAILABLE REPLICA_NOT_AVAILABLE MESSAGE_SIZE_TOO_LARGE STALE_CONTROLLER_EPOCH
+OFFSET_METADATA_TOO_LARGE NETWORK_EXCEPTION COORDINATOR_LOAD_IN_PROGRESS COORDINATOR_NOT_AVAILABLE NOT_COORDINATOR INVALID_TOPIC
+RECORD_LIST_TOO_LARGE NOT_ENOUGH_REPLICAS NOT_ENOUGH_REPLICAS_AFTER_APPEND INVALID_REQUIRED_ACKS ILLEGAL_GENERATION
+INCONSISTENT_GROUP_PROTOCOL INVALID_GROUP_ID UNKNOWN_MEMBER_ID INVALID_SESSION_TIMEOUT REBALANCE_IN_PROGRESS
+INVALID_COMMIT_OFFSET_SIZE TOPIC_AUTHORIZATION_FAILED GROUP_AUTHORIZATION_FAILED CLUSTER_AUTHORIZATION_FAILED INVALID_TIMESTAMP
+UNSUPPORTED_SASL_MECHANISM ILLEGAL_SASL_STATE UNSUPPORTED_VERSION TOPIC_ALREADY_EXISTS INVALID_PARTITIONS
+INVALID_REPLICATION_FACTOR INVALID_REPLICATION_ASSIGNMENT INVALID_CONFIG NOT_CONTROLLER INVALID_REQUEST
+UNSUPPORTED_FOR_MESSAGE_FORMAT POLICY_VIOLATION OUT_OF_ORDER_SEQUENCE_NUMBER DUPLICATE_SEQUENCE_NUMBER INVALID_PRODUCER_EPOCH
+INVALID_TXN_STATE INVALID_PRODUCER_ID_MAPPING INVALID_TRANSACTION_TIMEOUT CONCURRENT_TRANSACTIONS TRANSACTION_COORDINATOR_FENCED
+TRANSACTIONAL_ID_AUTHORIZATION_FAILED SECURITY_DISABLED OPERATION_NOT_ATTEMPTED KAFKA_STORAGE_ERROR LOG_DIR_NOT_FOUND
+SASL_AUTHENTICATION_FAILED UNKNOWN_PRODUCER_ID REASSIGNMENT_IN_PROGRESS DELEGATION_TOKEN_AUTH_DISABLED
+DELEGATION_TOKEN_NOT_FOUND DELEGATION_TOKEN_OWNER_MISMATCH DELEGATION_TOKEN_REQUEST_NOT_ALLOWED
+DELEGATION_TOKEN_AUTHORIZATION_FAILED DELEGATION_TOKEN_EXPIRED INVALID_PRINCIPAL_TYPE NON_EMPTY_GROUP GROUP_ID_NOT_FOUND
+FETCH_SESSION_ID_NOT_FOUND INVALID_FETCH_SESSION_EPOCH LISTENER_NOT_FOUND TOPIC_DELETION_DISABLED FENCED_LEADER_EPOCH
+UNKNOWN_LEADER_EPOCH UNSUPPORTED_COMPRESSION_TYPE STALE_BROKER_EPOCH OFFSET_NOT_AVAILABLE MEMBER_ID_REQUIRED
+PREFERRED_LEADER_NOT_AVAILABLE GROUP_MAX_SIZE_REACHED FENCED_INSTANCE_ID ELIGIBLE_LEADERS_NOT_AVAILABLE ELECTION_NOT_NEEDED
+NO_REASSIGNMENT_IN_PROGRESS GROUP_SUBSCRIBED_TO_TOPIC INVALID_RECORD UNSTABLE_OFFSET_COMMIT THROTTLING_QUOTA_EXCEEDED
+PRODUCER_FENCED RESOURCE_NOT_FOUND DUPLICATE_RESOURCE UNACCEPTABLE_CREDENTIAL INCONSISTENT_VOTER_SET INVALID_UPDATE_VERSION
+FEATURE_UPDATE_FAILED PRINCIPAL_DESERIALIZATION_FAILURE SNAPSHOT_NOT_FOUND POSITION_OUT_OF_RANGE UNKNOWN_TOPIC_ID
+DUPLICATE_BROKER_REGISTRATION BROKER_ID_NOT_REGISTERED INCONSISTENT_TOPIC_ID INCONSISTENT_CLUSTER_ID TRANSACTIONAL_ID_NOT_FOUND
+FETCH_SESSION_TOPIC_ID_ERROR INELIGIBLE_REPLICA NEW_LEADER_ELECTED OFFSET_MOVED_TO_TIERED_STORAGE FENCED_MEMBER_EPOCH
+UNRELEASED_INSTANCE_ID UNSUPPORTED_ASSIGNOR STALE_MEMBER_EPOCH MISMATCHED_ENDPOINT_TYPE UNSUPPORTED_ENDPOINT_TYPE
+UNKNOWN_CONTROLLER_ID UNKNOWN_SUBSCRIPTION_ID TELEMETRY_TOO_LARGE INVALID_REGISTRATION TRANSACTION_ABORTABLE
+INVALID_RECORD_STATE SHARE_SESSION_NOT_FOUND INVALID_SHARE_SESSION_EPOCH FENCED_STATE_EPOCH INVALID_VOTER_KEY DUPLICATE_VOTER
+VOTER_NOT_FOUND
+"""
+"""Kafka's errors, from 1 on."""
+
 REDIS_COMMANDS = (OTHER, *_REDIS.split())
 REDIS_STATUSES = ("", "", OTHER, "DISCARDED", *_REDIS_ERRORS.split())
 """By number. DISCARDED: a command of a transaction that was not carried out."""
@@ -126,6 +219,9 @@ MEMCACHED_STATUSES = ("", "", OTHER, *_MEMCACHED_ANSWERS)
 MEMCACHED_FAILURES = frozenset({OTHER, "ERROR", "CLIENT_ERROR", "SERVER_ERROR"})
 """The others say how a question was answered."""
 
+KAFKA_COMMANDS = (OTHER, *(name for name, _, _ in _KAFKA.values()))
+KAFKA_STATUSES = ("", "", OTHER, *_KAFKA_ERRORS.split())
+"""By code + 2; -1 is one that the server does not know either."""
 SQL_COMMANDS = (OTHER, *_SQL.split())
 POSTGRESQL_STATUSES = ("", "", OTHER, "ABORTED", *_SQLSTATES.split())
 """ABORTED: of a group that had failed before; not carried out. Classes 00, 01 and 02 are none that an error has."""
@@ -175,6 +271,10 @@ def _words() -> Iterator[tuple[int, int, str, int]]:
     for flag, named in _MYSQL_CODES.items():
         for code, word in named.items():
             yield mysql, codes, chr(code), SQL_COMMANDS.index(word) | _flag(flag) << 8
+    kafka, errors = layout.CONSTANTS["PROTOCOL_KAFKA"], layout.parse_constants(layout.source("l7/kafka.h"))
+    for number, (key, (_, flexible, error)) in enumerate(_KAFKA.items(), 1):
+        where = errors[f"KAFKA_ERROR_{error or 'NONE'}"]
+        yield kafka, codes, chr(1 + key), number | flexible << 8 | where << 13
 
 
 def records() -> Iterator[tuple[bytes, bytes]]:

@@ -19,6 +19,7 @@ enum callback {
 	CALLBACK_memcached_turn = 5,
 	CALLBACK_postgresql_turn = 6,
 	CALLBACK_mysql_turn = 7,
+	CALLBACK_kafka_turn = 8,
 };
 
 #ifndef SIDELIGHT_HOST

@@ -36,6 +36,7 @@ enum protocol {
 	PROTOCOL_MEMCACHED = 8,
 	PROTOCOL_POSTGRESQL = 9,
 	PROTOCOL_MYSQL = 10,
+	PROTOCOL_KAFKA = 11,
 	PROTOCOL_DB_TRANSACTION = 12, /* a data store's transactions, by enum transaction_status */
 	PROTOCOL_DB_IDLE = 13,	      /* how long they wait for their client's next command */
 };

@@ -58,6 +58,7 @@ HTTP_LABELS = (
     "url_scheme",
 )
 DB_LABELS = ("db_system_name", "db_operation_name", "db_response_status_code", "error_type")
+MESSAGING_LABELS = ("messaging_system", "messaging_operation_name", "messaging_destination_name", "error_type")
 RPC_LABELS = ("rpc_system_name", "rpc_method", "rpc_status_code", "error_type")
 
 
@@ -116,6 +117,9 @@ CATALOG: tuple[Metric, ...] = (
     _m("sidelight_db_first_bytes_total", "counter", "{operation}", "Commands of that sum: what to divide it by.", (*_E, "db_system_name", "db_operation_name"), "packets", "db", "sidelight.db.first_bytes"),
     _m("sidelight_db_transaction_duration_seconds", "histogram", "s", "Duration of transactions that were begun as such, to their commit or rollback.", (*_E, "db_system_name", "outcome"), "packets", "db", "sidelight.db.transaction.duration"),
     _m("sidelight_db_idle_in_transaction_seconds", "histogram", "s", "Time that transactions waited for their client's next command.", (*_E, "db_system_name"), "packets", "db", "sidelight.db.idle_in_transaction"),
+    # messaging, OpenTelemetry
+    _m("messaging_client_operation_duration_seconds", "histogram", "s", "Duration of requests to a broker, from the first byte asked to the last byte answered, seen at the client.", _E + MESSAGING_LABELS, "packets", "db", "messaging.client.operation.duration"),
+    _m("messaging_server_operation_duration_seconds", "histogram", "s", "The same, seen at the broker.", _E + MESSAGING_LABELS, "packets", "db", "messaging.server.operation.duration"),
     # TCP
     _m("sidelight_tcp_connection_attempts_total", "counter", "{connection}", "Connections that a client tried to open (first SYN).", _E, "sock_ops", "tcp", "sidelight.tcp.connection.attempts"),
     _m("sidelight_tcp_connections_opened_total", "counter", "{connection}", "Connections established.", _E, "sock_ops", "tcp", "sidelight.tcp.connections.opened"),
@@ -188,7 +192,7 @@ def markdown() -> str:
     titles = {
         "http": "HTTP (OpenTelemetry semantic conventions)",
         "rpc": "RPC (OpenTelemetry semantic conventions)",
-        "db": "Data stores (OpenTelemetry semantic conventions)",
+        "db": "Data stores and brokers (OpenTelemetry semantic conventions)",
         "tcp": "TCP",
         "dns": "DNS",
         "istio": "Istio's standard metrics, opt-in (`--metrics istio`)",

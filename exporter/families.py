@@ -231,6 +231,18 @@ def db_labels(key: LatencyKey) -> Labels:
     return tuple(pair for pair in pairs if pair[1])
 
 
+def messaging_labels(key: LatencyKey, operations: dict[int, str]) -> Labels:
+    """OpenTelemetry's attributes of a request to a broker."""
+    protocol = PROTOCOLS[key.protocol]
+    pairs = [
+        ("messaging_system", protocol.system),
+        ("messaging_operation_name", protocol.method(key.method)),
+        ("messaging_destination_name", operation_name(operations, key.operation)),
+        ("error_type", protocol.error_type(key.status, client=key.edge.role == layout.ROLE_CLIENT)),
+    ]
+    return tuple(pair for pair in pairs if pair[1])
+
+
 class Collector:
     """Families of a snapshot, group by group."""
 
@@ -335,9 +347,13 @@ def _rpc(collector: Collector) -> None:
 def _db(collector: Collector) -> None:
     sums: dict[tuple[str, Labels], tuple[float, float]] = {}
     for key, row, created in collector.requests():
-        if not PROTOCOLS[key.protocol].system:
+        if not PROTOCOLS[key.protocol].system or key.operation == RETIRED:
             continue
         side = "client" if key.edge.role == layout.ROLE_CLIENT else "server"
+        if PROTOCOLS[key.protocol].messaging:
+            labels = collector.labels_of(key.edge) + messaging_labels(key, collector.snapshot.operations)
+            _histogram(collector.family(f"messaging_{side}_operation_duration_seconds"), labels, row, created)
+            continue
         edge, command = collector.labels_of(key.edge), db_labels(key)
         _histogram(collector.family(f"db_{side}_operation_duration_seconds"), edge + command, row, created)
         name = edge + tuple(pair for pair in command if pair[0] in ("db_system_name", "db_operation_name"))

@@ -156,7 +156,7 @@ def service_graph(collector: Collector) -> None:
         _, source, destination = source_destination(key.edge)
         virtual = "virtual_node" if is_outside(source) or is_outside(destination) else ""
         if PROTOCOLS[key.protocol].system:
-            virtual = "database"
+            virtual = "messaging_system" if PROTOCOLS[key.protocol].messaging else "database"
         labels: Labels = (
             ("client", graph_name(source)),
             ("server", graph_name(destination)),

@@ -173,9 +173,16 @@ def _fill_command(result: pb.Flow, flow: Flow, reply: bool) -> None:
     status = protocol.answer(int(event["status"]))
     result.l7.type = pb.RESPONSE if reply else pb.REQUEST
     result.l7.latency_ns = int(event["duration_ns"])
-    words = [protocol.title, protocol.method(int(event["method"])), *([status] if status else [])]
+    words = [protocol.title, _operation(flow, protocol), *([status] if status else [])]
     words.append(f"{int(event['duration_ns']) / 1e6:.3g}ms" if reply else "(no response)")
     result.Summary = " ".join([*words, *(["|", flow.text.statement] if flow.text.statement else [])])
+
+
+def _operation(flow: Flow, protocol: Protocol | None) -> str:
+    """What was asked: a route or a gRPC method where it counts under one; a data store's command, a broker's with its topic."""
+    if protocol is None or not protocol.system:
+        return flow.operation
+    return f"{protocol.method(int(flow.event['method']))} {flow.operation}".strip()
 
 
 def _known_path(flow: Flow, protocol: Protocol) -> str:
@@ -218,7 +225,7 @@ def detail(flow: Flow, source: Identity, destination: Identity) -> sidelight_pb2
         host=flow.text.host,
         source_container=source.container,
         destination_container=destination.container,
-        operation=flow.operation or (protocol.method(int(event["method"])) if protocol and protocol.system else ""),
+        operation=_operation(flow, protocol),
         protocol=protocol.title if protocol else "",
         status=protocol.answer(int(event["status"])) if protocol else "",
     )

@@ -132,7 +132,7 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     error = protocol.error_type(status, client=client)
     name = (method if method != "_OTHER" else "HTTP") + (f" {route}" if route else "")
     if protocol.system:
-        name = method if method != OTHER else protocol.system
+        name = " ".join([method if method != OTHER else protocol.system, *([flow.operation] if flow.operation else [])])
     elif protocol.rpc:
         name = flow.operation or path.removeprefix("/") or "grpc"
     # the client span hangs on what the application named, the server span on the client span, where somebody sends one
@@ -148,7 +148,11 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     )
     peer_name = peer.service_name or peer.workload or peer.name
     port = int(event["key"]["port"])
-    if protocol.system:
+    if protocol.messaging:
+        span.MergeFromString(
+            _messaging_attributes(protocol.system, method, flow.operation, address, port, peer_name, error)
+        )
+    elif protocol.system:
         span.MergeFromString(
             _db_attributes(protocol.system, method, address, port, peer_name, protocol.answer(status), error)
         )
@@ -220,6 +224,24 @@ def _db_attributes(
     ]
     if answer:
         attributes.append(_text("db.response.status_code", answer))
+    if error:
+        attributes.append(_text("error.type", error))
+    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
+    return encoded
+
+
+@lru_cache(maxsize=4096)
+def _messaging_attributes(
+    system: str, operation: str, topic: str, address: str, port: int, peer_name: str, error: str
+) -> bytes:
+    """Likewise, of a request to a broker."""
+    attributes = [
+        _text("messaging.system", system),
+        _text("messaging.operation.name", operation),
+        *_peer_attributes(address, port, peer_name),
+    ]
+    if topic:
+        attributes.append(_text("messaging.destination.name", topic))
     if error:
         attributes.append(_text("error.type", error))
     encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()

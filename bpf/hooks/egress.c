@@ -116,6 +116,17 @@ int egress_mysql(struct __sk_buff *skb)
 	return PASS;
 }
 
+int egress_kafka(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, TX, PROTOCOL_KAFKA)) {
+		egress_next.call(skb, PROTOCOL_KAFKA);
+		tcp_packet_cut(sk, TX);
+	}
+	return PASS;
+}
+
 int egress_close_commands(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;

@@ -173,6 +173,17 @@ int ingress_mysql(struct __sk_buff *skb)
 	return PASS;
 }
 
+int ingress_kafka(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (sk && tcp_commands(skb, skb, sk, RX, PROTOCOL_KAFKA)) {
+		ingress_next.call(skb, PROTOCOL_KAFKA);
+		tcp_packet_cut(sk, RX);
+	}
+	return PASS;
+}
+
 int ingress_close_commands(struct __sk_buff *skb)
 {
 	struct bpf_sock *sk = skb->sk;

@@ -373,6 +373,17 @@ int sock_ops_mysql(struct bpf_sock_ops *ops)
 	return 1;
 }
 
+int sock_ops_kafka(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+
+	if (sk && tcp_commands(ops, 0, sk, RX, PROTOCOL_KAFKA)) {
+		sock_ops_next.call(ops, PROTOCOL_KAFKA);
+		sock_ops_cut(sk);
+	}
+	return 1;
+}
+
 int sock_ops_close_commands(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;

@@ -15,6 +15,7 @@
 #define SIDELIGHT_HTTP1_H
 
 #include "l7/http1_body.h"
+#include "l7/kafka.h"
 #include "l7/memcached.h"
 #include "l7/mysql.h"
 #include "l7/postgresql.h"

@@ -44,7 +44,7 @@ static __always_inline bool postgresql_begins(const u8 *first)
 	u32 length = be32(first), code = be32(first + 4);
 
 	return length >= 8 && length <= 10000 &&
-	       ((code >= POSTGRESQL_VERSION && code < POSTGRESQL_VERSION + 16) ||
+	       (code == POSTGRESQL_VERSION || code == POSTGRESQL_VERSION + 2 ||
 		(code >= POSTGRESQL_CANCEL && code <= POSTGRESQL_GSS));
 }
 

@@ -24,7 +24,7 @@ enum next {
 /* Protocols of commands (l7/commands.h). */
 static __always_inline bool protocol_of_commands(u8 protocol)
 {
-	return protocol >= PROTOCOL_REDIS && protocol <= PROTOCOL_MYSQL;
+	return protocol >= PROTOCOL_REDIS && protocol <= PROTOCOL_KAFKA;
 }
 
 /* Which protocol a connection may begin, by the client's first eight bytes, or its first; L7_OPAQUE for none that is followed. */
@@ -36,6 +36,8 @@ static __always_inline u8 protocol_begins(const u8 *first)
 		return PROTOCOL_HTTP2;
 	if (postgresql_begins(first))
 		return PROTOCOL_POSTGRESQL;
+	if (kafka_begins(first))
+		return PROTOCOL_KAFKA;
 	if (memcached_begins(load8(first)))
 		return PROTOCOL_MEMCACHED;
 	if (redis_begins(load8(first)))
@@ -88,6 +90,8 @@ static __always_inline bool commands_resumes(struct __sk_buff *skb, const struct
 		return memcached_resumes(word, request);
 	if (protocol == PROTOCOL_MYSQL)
 		return mysql_resumes(word, s->left, request);
+	if (protocol == PROTOCOL_KAFKA)
+		return kafka_resumes(word, s->left, request);
 	return postgresql_resumes(skb, s->offset, s->left, word, request);
 }
 
@@ -117,6 +121,8 @@ static __always_inline bool commands_resume(struct __sk_buff *skb, struct bpf_so
 		protocol = PROTOCOL_POSTGRESQL;
 	else if (commands_resumes(skb, s, PROTOCOL_MYSQL, word, true))
 		protocol = PROTOCOL_MYSQL;
+	else if (commands_resumes(skb, s, PROTOCOL_KAFKA, word, true))
+		protocol = PROTOCOL_KAFKA;
 	else
 		return false;
 	if (!protocol)

@@ -349,6 +349,8 @@ static __always_inline bool tcp_commands(void *ctx, struct __sk_buff *skb, struc
 			postgresql_run(&t);
 		else if (protocol == PROTOCOL_MYSQL)
 			mysql_run(&t);
+		else if (protocol == PROTOCOL_KAFKA)
+			kafka_run(&t);
 		else
 			memcached_run(&t);
 		commands_end(&t);
