@@ -457,6 +457,18 @@ static __always_inline u32 word_number(const u8 *text, u64 length, u8 protocol, 
 	return known ? *known : 0;
 }
 
+/* Do eight bytes begin with a command of the protocol? */
+static __always_inline bool commands_begin_with(u64 first, u8 protocol)
+{
+	u64 end = match_byte(first, ' ') | match_byte(first, '\r') | match_byte(first, '\n');
+	struct word_key key = {.protocol = protocol, .kind = WORDS_COMMANDS};
+
+	if (!end)
+		return false;
+	key.text[0] = capitals(first & ((1ULL << (lowest_byte(end) * 8 & 63)) - 1));
+	return words.lookup(&key) != 0;
+}
+
 /*
  * Goes on through a line of words: `n` characters at the window's start, COMMAND_LINE at most. The word with index `wanted` is a number.
  * Without branches: each character is one more turn for the verifier.

@@ -35,22 +35,10 @@ enum memcached_status {
 #define MEMCACHED_MISS 3 /* END, and no value before it; agent/vocabulary.py has the others */
 #define WORD_NOREPLY WORD(' ', 'n', 'o', 'r', 'e', 'p', 'l', 'y')
 
-/* The first eight bytes of a client that speaks it: a verb in small letters, which no other text protocol begins with. */
+/* A client's first bytes: one of its verbs, in small letters, which no other text protocol begins with. */
 static __always_inline bool memcached_begins(u64 first)
 {
-	u64 four = first & LOW(4);
-
-#define VERB(a, b, c, d) (four == WORD(a, b, c, d, 0, 0, 0, 0))
-	if ((first & 255) == 'm' && (first >> 16 & 255) == ' ')
-		return VERB('m', 'g', ' ', four >> 24) || VERB('m', 's', ' ', four >> 24) ||
-		       VERB('m', 'd', ' ', four >> 24) || VERB('m', 'a', ' ', four >> 24);
-	return VERB('g', 'e', 't', ' ') || VERB('g', 'e', 't', 's') || VERB('s', 'e', 't', ' ') ||
-	       VERB('a', 'd', 'd', ' ') || VERB('c', 'a', 's', ' ') || VERB('g', 'a', 't', ' ') ||
-	       VERB('g', 'a', 't', 's') || VERB('r', 'e', 'p', 'l') || VERB('a', 'p', 'p', 'e') ||
-	       VERB('p', 'r', 'e', 'p') || VERB('d', 'e', 'l', 'e') || VERB('i', 'n', 'c', 'r') ||
-	       VERB('d', 'e', 'c', 'r') || VERB('t', 'o', 'u', 'c') || VERB('s', 't', 'a', 't') ||
-	       VERB('v', 'e', 'r', 's') || VERB('f', 'l', 'u', 's') || VERB('m', 'n', '\r', '\n');
-#undef VERB
+	return (u8)(first - 'a') <= 25 && commands_begin_with(first, PROTOCOL_MEMCACHED);
 }
 
 static __always_inline bool memcached_resumes(u64 first, bool request)
@@ -128,9 +116,9 @@ static __always_inline void memcached_response_line(struct command_turn *t, stru
 	if (first) {
 		u32 known = word_number(s->window, word_length(s->window), PROTOCOL_MEMCACHED, WORDS_STATUSES);
 
-		if (!known && c >= '0' && c <= '9')
+		if (!known && c >= '0' && c <= '9' && word_length(s->window) + 1 == n)
 			known = STATUS_OK; /* a counter's value */
-		if (!known && !t->l->confirmed) {
+		if ((!known || (n < COMMAND_LINE && s->window[at(n - 1)] != '\r')) && !t->l->confirmed) {
 			COUNT(commands_refuted);
 			commands_forget(p);
 			commands_leave(t, s);

@@ -49,9 +49,8 @@ static __always_inline bool redis_begins(u64 first)
 	/* *<digits>\r\n$: an array of strings; or its first byte alone */
 	if ((first & 255) == '*')
 		return !c || (c >= '1' && c <= '9');
-	/* a word alone on its line: HTTP has more on its first one */
-	return end && (end & -end) - 1 < (blank & -blank) - 1 && (c | 0x20) >= 'a' && (c | 0x20) <= 'z' &&
-	       (first & 255) >= 'A' && (first & 255) <= 'z';
+	/* a command alone on its line: HTTP has more on its first one */
+	return end && (end & -end) - 1 < (blank & -blank) - 1 && commands_begin_with(first, PROTOCOL_REDIS);
 }
 
 /* Could these be the first bytes of a command, or of an answer? */
