@@ -6,8 +6,8 @@ VENV_TEST := .venv/.installed-test
 # servers are installed, not started: the demo and the tests start their own
 APT := python3-bpfcc libbpf1 linux-libc-dev gcc libc6-dev python3-venv nginx-light redis-server redis-tools curl wrk iproute2 nftables util-linux procps
 # the chart's renderer (Go with Sprig), a browser for the map page, Prometheus, the image's root file system, seccomp's compiler,
-# what the benchmarks compare with, and the fuzzer
-APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev golang-google-protobuf-dev mmdebstrap python3-seccomp git bpftool iperf3 tcpdump bpfcc-tools clang libclang-rt-14-dev nghttp2-client nghttp2-server libnghttp2-dev
+# what the benchmarks compare with, the fuzzer, and the servers of databases
+APT_TEST := clang-format libcap2-bin nodejs prometheus chromium golang-go golang-github-masterminds-sprig-dev golang-github-ghodss-yaml-dev golang-google-protobuf-dev mmdebstrap python3-seccomp git bpftool iperf3 tcpdump bpfcc-tools clang libclang-rt-14-dev nghttp2-client nghttp2-server libnghttp2-dev memcached postgresql postgresql-contrib mariadb-server
 export DEBIAN_FRONTEND := noninteractive
 export GRPC_VERBOSITY := NONE
 

@@ -50,7 +50,9 @@ enum command_due {
 /* struct stream.flags of a protocol of commands */
 enum commands_flags {
 	COMMANDS_AWAITS = 1, /* what was said last waits for its answer */
-	COMMANDS_READ = 2    /* the window holds a line that another protocol had read */
+	COMMANDS_READ = 2,   /* the window holds a line that another protocol had read */
+	COMMANDS_WHOLE = 4,  /* the part at hand is: for the turn's end */
+	COMMANDS_LONG = 8    /* its line goes on */
 };
 
 /* What a run works with, as struct turn. */

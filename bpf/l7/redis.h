@@ -107,15 +107,6 @@ static __always_inline void redis_client_word(struct commands *p, const u8 *text
 		p->asked = 4;
 }
 
-/* A word of the command at hand. */
-static __always_inline void redis_said(struct command_turn *t, struct commands *p, const u8 *text, u64 length)
-{
-	if (!p->part)
-		redis_named(t, p, text, length);
-	else
-		redis_client_word(p, text, length);
-}
-
 static __always_inline void redis_command_begins(struct command_turn *t, struct commands *p, struct stream *s)
 {
 	p->fresh.started_ns = s->started_ns;
@@ -150,7 +141,8 @@ static __always_inline void redis_command_ends(struct command_turn *t, struct co
 /* An argument is at its end. */
 static __always_inline void redis_argument_ends(struct command_turn *t, struct commands *p, struct stream *s)
 {
-	s->state = STREAM_START;
+	s->state = s->flags & COMMANDS_LONG ? REDIS_LINE : STREAM_START;
+	s->flags &= ~COMMANDS_LONG;
 	p->part++;
 	p->parts--;
 	if (!p->parts)
@@ -177,18 +169,11 @@ static __always_inline void redis_request_line(struct command_turn *t, struct co
 		length = word_length(s->window);
 		if (!length)
 			return; /* an empty line is none */
-		redis_named(t, p, s->window, length);
-		if (!p->fresh.method && !t->l->confirmed) {
-			/* nothing that a server knows, and none has answered: something else */
-			COUNT(commands_refuted);
-			commands_leave(t, s);
-			return;
-		}
-		p->parts = 1;
-		if (whole)
-			redis_argument_ends(t, p, s);
-		else
-			s->state = REDIS_LINE;
+		p->parts = whole ? 1 : 2;
+		s->flags |= COMMANDS_WHOLE | (whole ? 0 : COMMANDS_LONG);
+		s->remaining = length + 2;
+		s->line_end = -1;
+		s->state = REDIS_WORD;
 		return;
 	}
 	n = whole && s->window[0] == '$' ? redis_number(s) : BAD_NUMBER;
@@ -196,15 +181,11 @@ static __always_inline void redis_request_line(struct command_turn *t, struct co
 		commands_lose(t->c, s, p, true);
 		return;
 	}
-	s->remaining = n + 2;
 	said = n <= WORD_BYTES && (!p->part || ((p->fresh.flags & COMMAND_KIND) == REDIS_CLIENT && p->part < 3));
-	if (commands_behind_line(s, n + 2)) {
-		if (said)
-			redis_said(t, p, s->window + at(s->line_end + 1), n);
-		redis_argument_ends(t, p, s);
-		return;
-	}
+	s->remaining = n + 2;
 	s->state = said ? REDIS_WORD : STREAM_BODY;
+	if (commands_behind_line(s, n + 2))
+		s->flags |= COMMANDS_WHOLE;
 }
 
 /* -- answers ------------------------------------------------------------------------------------------------------------ */
@@ -305,6 +286,13 @@ static __always_inline void redis_bad_answer(struct command_turn *t, struct comm
 	commands_leave(t, s);
 }
 
+/* The element at hand is at its end: the turn's end deals with that, in one place. */
+static __always_inline void redis_whole(struct stream *s)
+{
+	s->flags |= COMMANDS_WHOLE;
+	s->state = STREAM_BODY;
+}
+
 /* An array, a map, a set, attributes or a push begin: `n` elements are to come. */
 static __always_inline void redis_array(struct command_turn *t, struct commands *p, struct stream *s, u8 type, u64 n)
 {
@@ -331,7 +319,7 @@ static __always_inline void redis_array(struct command_turn *t, struct commands 
 	}
 	if (!n) {
 		if (type != '|')
-			redis_element_ends(t, p, s);
+			redis_whole(s);
 		return;
 	}
 	p->left[depth & (REPLY_DEPTH - 1)] = n | (type == '|' ? REDIS_ATTRIBUTE : 0);
@@ -370,14 +358,12 @@ static __always_inline void redis_response_line(struct command_turn *t, struct c
 		if (top)
 			p->status = p->part_status;
 		if (n == REDIS_NULL) {
-			redis_element_ends(t, p, s);
+			redis_whole(s);
 			return;
 		}
 		s->remaining = n + 2;
-		if ((!p->first || p->kind == REDIS_ANSWER) && commands_behind_line(s, n + 2)) {
-			redis_element_ends(t, p, s);
-			return;
-		}
+		if (commands_behind_line(s, n + 2))
+			s->flags |= COMMANDS_WHOLE;
 		s->state = p->first && n <= WORD_BYTES && p->kind != REDIS_ANSWER ? REDIS_WORD : STREAM_BODY;
 		return;
 	}
@@ -401,12 +387,32 @@ static __always_inline void redis_response_line(struct command_turn *t, struct c
 		return;
 	}
 	if (whole)
-		redis_element_ends(t, p, s);
+		redis_whole(s);
 	else
 		s->state = REDIS_LINE;
 }
 
 /* -- turns -------------------------------------------------------------------------------------------------------------- */
+
+/* An argument, or an element, is at its end. Where it says something its bytes stand behind line_end. */
+static __always_inline void redis_part_ends(struct command_turn *t, struct commands *p, struct stream *s)
+{
+	const u8 *text = s->window + at(s->line_end + 1);
+	bool said = s->state == REDIS_WORD;
+
+	*(volatile u8 *)&s->flags &= ~COMMANDS_WHOLE;
+	if (!REQUEST(s)) {
+		if (said)
+			redis_first_word(p, text, s->remaining - 2);
+		redis_element_ends(t, p, s);
+		return;
+	}
+	if (said && !p->part)
+		redis_named(t, p, text, s->remaining - 2);
+	else if (said)
+		redis_client_word(p, text, s->remaining - 2);
+	redis_argument_ends(t, p, s);
+}
 
 /* One turn, as a callback. 1 when the bytes at hand, and the kept ones behind them, are used up. */
 int redis_turn(struct command_turn *t)
@@ -445,34 +451,25 @@ int redis_turn(struct command_turn *t)
 			break;
 		if (s->line_end >= COMMAND_LINE)
 			s->have = 0;
-		else if (REQUEST(s))
-			redis_argument_ends(t, p, s);
 		else
-			redis_element_ends(t, p, s);
+			redis_whole(s);
 		break;
 	case REDIS_WORD:
 		if (!commands_fill(t, s, s->remaining < WORD_BYTES + 2 ? s->remaining : WORD_BYTES + 2))
 			break;
 		s->have = 0;
-		if (!REQUEST(s)) {
-			redis_first_word(p, s->window, s->remaining - 2);
-			redis_element_ends(t, p, s);
-			break;
-		}
-		redis_said(t, p, s->window, s->remaining - 2);
-		redis_argument_ends(t, p, s);
+		s->line_end = -1; /* the word is at the window's start */
+		s->flags |= COMMANDS_WHOLE;
 		break;
 	case STREAM_BODY:
-		if (!commands_skip(s))
-			break;
-		if (REQUEST(s))
-			redis_argument_ends(t, p, s);
-		else
-			redis_element_ends(t, p, s);
+		if (commands_skip(s))
+			redis_whole(s);
 		break;
 	default:
 		commands_lose(t->c, s, p, REQUEST(s));
 	}
+	if (*(volatile u8 *)&s->flags & COMMANDS_WHOLE)
+		redis_part_ends(t, p, s);
 	if (!REQUEST(s) && *(volatile u8 *)&p->due)
 		command_due(t, p);
 	return 0;
