@@ -57,10 +57,11 @@ test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what C
 	@$(call apt,$(APT_GUESTS))
 	@$(PYTHON) -m tests.kernels $(if $(QUICK),--quick,--at-once 2) $(if $(WRITE),--write)
 
-exactness: install-test ## HTTP/2 and gRPC beside the servers' own counts: docs/exactness.md
+exactness: install-test ## HTTP/2, gRPC and data stores beside the servers' own counts: docs/exactness.md
 	@$(call apt,$(APT_EXACTNESS))
 	@command -v npm >/dev/null && [ -d /var/cache/sidelight/npm/node_modules ] || npm install --silent --prefix /var/cache/sidelight/npm @grpc/grpc-js || echo "without npm there are no rows of grpc-js"
 	@$(PYTHON) -m tests.multiplexed --write
+	@$(PYTHON) -m tests.stores --write
 
 check: install-test ## ruff, mypy --strict, import-linter, clang-format, generated files, the layout golden
 	.venv/bin/ruff check .

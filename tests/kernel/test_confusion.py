@@ -96,7 +96,10 @@ def test_nothing_counts_under_what_it_is_not() -> None:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         eventually(
-            lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"] == 2 * BEGINNINGS, 30, lambda: str(watch.source.counters())[:300])
+            lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"] == 2 * BEGINNINGS,
+            30,
+            lambda: str(watch.source.counters())[:300],
+        )
         totals = watch.drain()
         expected = Counter(title for title, _, _ in talks if title)
         for role in ("client", "server"):

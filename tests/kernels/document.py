@@ -20,6 +20,7 @@ PARTS = {
     "counts": "nginx's own count at saturation, kept connections and new ones, 1 MB files, over kill -9",
     "exact": "HTTP with routes, one request at a time, exact beside nginx's count, over kill -9",
     "corpus": "the HTTP corpus over IPv4 and IPv6, and with 5 % of segments dropped",
+    "stores": "Redis and memcached beside the servers' own counts: redis-benchmark pipelined by 16, nested answers, transactions, subscriptions, silence, meta commands",
     "http2": "HTTP/2 and gRPC: conversations of which every frame is known, joined in the middle, with 5 % of segments dropped; gRPC's interop cases; h2load beside nginx",
     "life": "TCP's life: outcomes, reasons, bytes, adoption; one-page ring and maps of sixteen; loading twice, refusals, little locked memory",
     "shop": "`sidelight demo`, and the shop of a test cluster by every name",

@@ -60,7 +60,7 @@ class Guest:
 
 WHOLE = frozenset({"privileges", "observers"})
 """Parts that need more on their disk."""
-FULL = ("load", "counts", "corpus", "life", "shop", "privileges")
+FULL = ("load", "counts", "corpus", "stores", "life", "shop", "privileges")
 
 GUESTS = {
     guest.name: guest

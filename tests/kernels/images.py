@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = (
     "base-files", "base-passwd", "bash", "coreutils", "curl", "dash", "debianutils", "diffutils", "findutils", "gawk", "git", "grep", "hostname", "iproute2", "iputils-ping", "kmod", "libbpf1",
     "libc-bin", "login", "mawk", "mount", "nftables", "nginx-light", "passwd", "perl-base", "procps", "psmisc", "python3", "python3-distutils", "redis-server", "redis-tools", "sed", "tar", "util-linux", "wrk",
-    "nghttp2-client", "libcap2-bin", "ca-certificates", "openssl", "bind9-dnsutils",
+    "nghttp2-client", "memcached", "libcap2-bin", "ca-certificates", "openssl", "bind9-dnsutils",
 )  # fmt: skip
 DEBIAN_WHOLE = ("python3-bpfcc", "bpfcc-tools", "python3-seccomp", "libc6-dev", "linux-libc-dev")
 """Other observers, and what the test of the image's privileges needs: only where those parts run."""
@@ -38,6 +38,8 @@ PYTHON = (
     "kubernetes",
     "jsonschema",
     "prometheus-client",
+    "pymemcache",
+    "redis",
 )
 TREE = (
     "agent",

@@ -37,6 +37,9 @@ COMMANDS: dict[str, list[list[str]]] = {
             "0] or joined or dropped or every_case or http_2_has_routes",
         )
     ],
+    "stores": [
+        _pytest("tests/kernel/test_redis.py", "tests/kernel/test_memcached.py", "-k", "not benchmark or 16"),
+    ],
     "life": [_pytest("tests/kernel/test_tcp.py", "tests/kernel/test_loader.py", "tests/kernel/test_handover.py")],
     "shop": [
         [sys.executable, "-m", "sidelight.cli.main", "demo"],

@@ -1,0 +1,1 @@
+"""Data stores beside their own counts."""
