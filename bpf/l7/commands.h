@@ -244,26 +244,28 @@ static __always_inline void command_answered(struct commands *p, u8 due, u16 sta
 	p->failed = failed;
 }
 
-/* Books what the turn has found. */
-static __always_inline void command_due(struct command_turn *t, struct commands *p)
+/* Books what the turn has found, and ends it. */
+static __always_inline int command_due(struct command_turn *t, struct commands *p, const struct stream *s)
 {
-	u8 due = *(volatile u8 *)&p->due;
+	u8 due = REQUEST(s) ? DUE_NOTHING : *(volatile u8 *)&p->due;
 	u32 index = due == DUE_OLDEST ? p->tail : p->next;
 	struct command *e = &p->queue[index & (COMMANDS - 1)];
 
+	if (due == DUE_NOTHING)
+		return 0;
 	p->due = 0;
 	if (due != DUE_OLDEST && !command_waits(p)) {
 		if (due == DUE_DROP)
-			return;
+			return 0;
 		if (p->untimed_tail == *(volatile u32 *)&p->untimed_head) {
 			COUNT(exchange_unmatched);
-			return;
+			return 0;
 		}
 		COUNT(seen_responses);
 		COUNT(exchange_untimed);
 		*(volatile u32 *)&p->untimed_tail += 1;
 		answers_add(t->c, &p->answers, p->due_method, 0, p->due_status, false, 0, 0);
-		return;
+		return 0;
 	}
 	if (due != DUE_DROP && !(e->flags & COMMAND_DONE)) {
 		if (p->due_method)
@@ -279,7 +281,7 @@ static __always_inline void command_due(struct command_turn *t, struct commands 
 	if (due == DUE_STAY) {
 		e->flags |= COMMAND_AGAIN;
 		e->started_ns = t->now;
-		return;
+		return 0;
 	}
 	if (due != DUE_OLDEST)
 		p->next = index + 1;
@@ -287,6 +289,7 @@ static __always_inline void command_due(struct command_turn *t, struct commands 
 		*(volatile u32 *)&p->tail = index + 1;
 	else
 		e->flags |= COMMAND_DONE;
+	return 0;
 }
 
 /* What waits is given up, counted: which answer is whose is not known any more. */
@@ -344,9 +347,25 @@ static __always_inline void commands_leave(struct command_turn *t, struct stream
 	s->left = 0;
 }
 
+/* ... but TLS. */
+static __always_inline void commands_encrypt(struct command_turn *t, struct stream *s)
+{
+	commands_leave(t, s);
+	t->c->hello_left = 0;
+	t->c->hello_events = 0;
+	t->c->l7 = L7_TLS;
+	COUNT(seen_tls);
+}
+
 static __always_inline struct reorder *commands_kept(const struct command_turn *t)
 {
 	return t->s->slot || t->s->stashed ? reorder_of(t->sk, t->dir, 0) : 0;
+}
+
+/* Never: but the verifier does not know what a caller put onto its stack. */
+static __always_inline bool commands_lack(const struct command_turn *t)
+{
+	return !t->s || !t->p || !t->l || !t->c || !t->sk;
 }
 
 /* Are there bytes at hand? Takes up the kept segment that follows; false when there is none. */
@@ -604,16 +623,8 @@ static __always_inline bool commands_close(void *ctx, struct bpf_sock *sk, struc
 	if (p->tail != p->head)
 		return true;
 	rest = p->untimed_head - p->untimed_tail;
-	if (rest) {
-		struct latency_key key = {.edge = c->key, .protocol = c->l7};
-		struct latency_value *value = latency_get(&key);
-
-		p->untimed_tail = p->untimed_head;
-		count_many(COUNTER_seen_unanswered, rest);
-		count_many(COUNTER_exchange_untimed, rest);
-		if (value)
-			__sync_fetch_and_add(&value->untimed, rest);
-	}
+	p->untimed_tail = p->untimed_head;
+	untimed_unanswered(c, rest);
 	return false;
 }
 

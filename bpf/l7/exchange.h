@@ -374,6 +374,21 @@ static __always_inline bool exchange_waiting(const struct l7_connection *l)
 	return l->tail != l->head || l->untimed_tail != l->untimed_head;
 }
 
+/* ... `count` of them at once, which had no place in the queue. */
+static __always_inline void untimed_unanswered(struct connection *c, u32 count)
+{
+	struct latency_key key = {.edge = c->key, .protocol = c->l7};
+	struct latency_value *value;
+
+	if (!count)
+		return;
+	value = latency_get(&key);
+	count_many(COUNTER_seen_unanswered, count);
+	count_many(COUNTER_exchange_untimed, count);
+	if (value)
+		__sync_fetch_and_add(&value->untimed, count);
+}
+
 /*
  * The connection is over: what was asked and not answered has failed. Books one of them; true when there are more, for the
  * next program in the chain.
@@ -395,17 +410,8 @@ static __always_inline bool exchange_close(void *ctx, struct bpf_sock *sk, struc
 		}
 		return exchange_waiting(l);
 	}
-	if (l->untimed_tail != l->untimed_head) {
-		struct latency_key key = {.edge = c->key, .protocol = c->l7};
-		u32 rest = l->untimed_head - l->untimed_tail;
-		struct latency_value *value = latency_get(&key);
-
-		l->untimed_tail = l->untimed_head;
-		count_many(COUNTER_seen_unanswered, rest);
-		count_many(COUNTER_exchange_untimed, rest);
-		if (value)
-			__sync_fetch_and_add(&value->untimed, rest);
-	}
+	untimed_unanswered(c, l->untimed_head - l->untimed_tail);
+	l->untimed_tail = l->untimed_head;
 	return false;
 }
 

@@ -244,7 +244,7 @@ int kafka_turn(struct command_turn *t)
 	struct stream *s;
 	u64 want;
 
-	if (!t->s || !t->p || !t->l || !t->c || !t->sk)
+	if (commands_lack(t))
 		return 1;
 	s = t->s;
 	p = t->p;
@@ -303,9 +303,7 @@ int kafka_turn(struct command_turn *t)
 	default:
 		commands_lose(t->c, s, p, REQUEST(s));
 	}
-	if (!REQUEST(s) && *(volatile u8 *)&p->due)
-		command_due(t, p);
-	return 0;
+	return command_due(t, p, s);
 }
 
 static __always_inline void kafka_run(struct command_turn *t)

@@ -162,7 +162,7 @@ int memcached_turn(struct command_turn *t)
 	struct stream *s;
 	bool first;
 
-	if (!t->s || !t->p || !t->l || !t->c || !t->sk)
+	if (commands_lack(t))
 		return 1;
 	s = t->s;
 	p = t->p;
@@ -187,9 +187,7 @@ int memcached_turn(struct command_turn *t)
 		else
 			memcached_response_line(t, p, s, first);
 	}
-	if (!REQUEST(s) && *(volatile u8 *)&p->due)
-		command_due(t, p);
-	return 0;
+	return command_due(t, p, s);
 }
 
 static __always_inline void memcached_run(struct command_turn *t)

@@ -108,11 +108,7 @@ static __always_inline void mysql_login(struct command_turn *t, struct commands 
 
 	p->asked = 1;
 	if (flags & CLIENT_SSL && s->remaining <= 32) {
-		commands_leave(t, s);
-		t->c->hello_left = 0;
-		t->c->hello_events = 0;
-		t->c->l7 = L7_TLS;
-		COUNT(seen_tls);
+		commands_encrypt(t, s);
 	} else if (flags & (CLIENT_COMPRESS | CLIENT_ZSTD)) {
 		COUNT(commands_compressed);
 		commands_leave(t, s);
@@ -323,7 +319,7 @@ int mysql_turn(struct command_turn *t)
 	struct stream *s;
 	u64 want;
 
-	if (!t->s || !t->p || !t->l || !t->c || !t->sk)
+	if (commands_lack(t))
 		return 1;
 	s = t->s;
 	p = t->p;
@@ -368,9 +364,7 @@ int mysql_turn(struct command_turn *t)
 	default:
 		commands_lose(t->c, s, p, REQUEST(s));
 	}
-	if (!REQUEST(s) && *(volatile u8 *)&p->due)
-		command_due(t, p);
-	return 0;
+	return command_due(t, p, s);
 }
 
 static __always_inline void mysql_run(struct command_turn *t)

@@ -337,13 +337,10 @@ static __always_inline void postgresql_tls(struct command_turn *t, struct comman
 	p->more++;
 	if (s->window[0] == 'N')
 		return;
-	commands_leave(t, s);
-	if (s->window[0] == 'S') {
-		t->c->hello_left = 0;
-		t->c->hello_events = 0;
-		t->c->l7 = L7_TLS;
-		COUNT(seen_tls);
-	}
+	if (s->window[0] == 'S')
+		commands_encrypt(t, s);
+	else
+		commands_leave(t, s);
 }
 
 /* -- turns -------------------------------------------------------------------------------------------------------------- */
@@ -355,7 +352,7 @@ int postgresql_turn(struct command_turn *t)
 	struct stream *s;
 	u64 want;
 
-	if (!t->s || !t->p || !t->l || !t->c || !t->sk)
+	if (commands_lack(t))
 		return 1;
 	s = t->s;
 	p = t->p;
@@ -409,9 +406,7 @@ int postgresql_turn(struct command_turn *t)
 	default:
 		commands_lose(t->c, s, p, REQUEST(s));
 	}
-	if (!REQUEST(s) && *(volatile u8 *)&p->due)
-		command_due(t, p);
-	return 0;
+	return command_due(t, p, s);
 }
 
 static __always_inline void postgresql_run(struct command_turn *t)

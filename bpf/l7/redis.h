@@ -420,7 +420,7 @@ int redis_turn(struct command_turn *t)
 	struct commands *p;
 	struct stream *s;
 
-	if (!t->s || !t->p || !t->l || !t->c || !t->sk)
+	if (commands_lack(t))
 		return 1;
 	s = t->s;
 	p = t->p;
@@ -470,9 +470,7 @@ int redis_turn(struct command_turn *t)
 	}
 	if (*(volatile u8 *)&s->flags & COMMANDS_WHOLE)
 		redis_part_ends(t, p, s);
-	if (!REQUEST(s) && *(volatile u8 *)&p->due)
-		command_due(t, p);
-	return 0;
+	return command_due(t, p, s);
 }
 
 static __always_inline void redis_run(struct command_turn *t)
