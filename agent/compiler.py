@@ -25,12 +25,10 @@ BPF_PSEUDO_MAP_FD = 1
 BPF_PSEUDO_CALL = 1
 BPF_PSEUDO_FUNC = 4
 CALLBACK_MARK, WALKED_MARK = 0x51DE, 0x51DF
-"""Upper half of the constant that stands for a callback; the lower one says which (bpf/turns.h). The second one's loop may be
-walked by a verifier instead, on kernels without bpf_loop()."""
+"""Upper half of the constant that stands for a callback; the lowest byte says which (bpf/turns.h). The second one's loop may be
+walked by a verifier instead, on kernels without bpf_loop(): what is above that byte says how many turns of it."""
 BPF_LOOP = struct.pack("<BBhi", 0x85, 0, 0, 181)
 """call bpf_loop"""
-WALKED = 8
-"""Turns of such a loop: the verifier goes through each, and an old one gives up at a million instructions."""
 SECOND_ARGUMENT_FIRST = struct.pack("<BBhi", 0xBF, 0x21, 0, 0)
 """r1 = r2. bpf_loop() calls with an index and a context; BCC knows functions of a context alone."""
 
@@ -155,7 +153,7 @@ def compile_programs(stub_tree: Path) -> Artifact:
 
 
 def _marks(code: bytes | bytearray) -> Iterator[tuple[int, int, int]]:
-    """(index of the instruction, mark, number of the callback) of each constant that stands for one, those added meanwhile too."""
+    """(index of the instruction, mark, lower half) of each constant that stands for a callback, those added meanwhile too."""
     index = 0
     while index < len(code) // 8:
         opcode, registers, _, low = struct.unpack_from("<BBhI", code, index * 8)
@@ -175,7 +173,8 @@ def link(program: bytes, callbacks: list[bytes]) -> tuple[bytes, list[int]]:
     """
     whole = bytearray(program)
     starts: dict[int, int] = {}
-    for index, _, number in _marks(whole):
+    for index, _, low in _marks(whole):
+        number = low & 0xFF
         if number not in starts:
             starts[number] = len(whole) // 8
             whole += SECOND_ARGUMENT_FIRST + callbacks[number]
@@ -188,7 +187,7 @@ def link(program: bytes, callbacks: list[bytes]) -> tuple[bytes, list[int]]:
 
 
 def link_walked(program: bytes, callbacks: list[bytes]) -> bytes | None:
-    """The program for kernels without bpf_loop(): a function of ours that calls the callback WALKED times takes its place.
+    """The program for kernels without bpf_loop(): a function of ours that calls the callback a few times takes its place.
 
     None for a program that names no callback, or one whose loop cannot do with so few turns.
     """
@@ -196,13 +195,14 @@ def link_walked(program: bytes, callbacks: list[bytes]) -> bytes | None:
     marks = list(_marks(whole))
     if not marks or any(mark != WALKED_MARK for _, mark, _ in marks):
         return None
-    for index, _, number in marks:
+    for index, _, low in marks:
+        number, turns = low & 0xFF, low >> 8
         call = whole.index(BPF_LOOP, index * 8)
         while call % 8:
             call = whole.index(BPF_LOOP, call + 1)
         loop = len(whole) // 8
-        body = loop + len(_walk(0)) // 8
-        whole += _walk(body - loop) + callbacks[number]
+        body = loop + len(_walk(0, turns)) // 8
+        whole += _walk(body - loop, turns) + callbacks[number]
         struct.pack_into("<I", whole, index * 8 + 4, 0)
         struct.pack_into("<I", whole, index * 8 + 12, 0)
         struct.pack_into("<BBhi", whole, call, 0x85, BPF_PSEUDO_CALL << 4, 0, loop - call // 8 - 1)
@@ -211,7 +211,7 @@ def link_walked(program: bytes, callbacks: list[bytes]) -> bytes | None:
     return bytes(whole)
 
 
-def _walk(body: int) -> bytes:
+def _walk(body: int, turns: int) -> bytes:
     """bpf_loop(times, callback, context, flags) for one callback, `body` instructions ahead of this function's start."""
     return b"".join(
         struct.pack("<BBhi", *instruction)
@@ -222,7 +222,7 @@ def _walk(body: int) -> bytes:
             (0x85, BPF_PSEUDO_CALL << 4, 0, body - 4),  # call the callback
             (0x55, 0x00, 2, 0),  # if r0 != 0 goto out
             (0x07, 0x07, 0, 1),  # r7 += 1
-            (0xA5, 0x07, -5, WALKED),  # if r7 < WALKED goto again
+            (0xA5, 0x07, -5, turns),  # if r7 < turns goto again
             (0xBF, 0x70, 0, 0),  # out: r0 = r7
             (0x95, 0x00, 0, 0),  # exit
         )

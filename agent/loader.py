@@ -21,7 +21,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -303,14 +303,23 @@ def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Ver
         except BpfError as error:
             raise _refusal(program, hook, code, error) from None
 
+    def load_walked(program: ProgramSpec) -> bpf.Verified | None:
+        """One whose loop the verifier has to walk: where it gives up, that protocol is not followed, and its streams count as lost."""
+        try:
+            return load_one(program)
+        except VerifierError:
+            return None
+
     # the verifier takes most of the start, and takes it on as many cores as it gets: the largest programs first
     loops = bpf.has_loop()
-    wanted = artifact.programs
+    wanted: list[tuple[ProgramSpec, Callable[[ProgramSpec], bpf.Verified | None]]]
+    wanted = [(program, load_one) for program in artifact.programs if loops or not program.callbacks]
     if not loops:
-        wanted = [program.walked or program for program in wanted if program.walked or not program.callbacks]
-    largest_first = sorted(wanted, key=lambda program: -len(program.instructions))
+        wanted += [(program.walked, load_walked) for program in artifact.programs if program.walked]
+    largest_first = sorted(wanted, key=lambda pair: -len(pair[0].instructions))
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip((p.name for p in largest_first), pool.map(load_one, largest_first), strict=True))
+        loaded = pool.map(lambda pair: (pair[0].name, pair[1](pair[0])), largest_first)
+        return {name: verified for name, verified in loaded if verified}
 
 
 def _refusal(program: ProgramSpec, hook: Hook, code: bpf.Code, error: BpfError) -> SidelightError:

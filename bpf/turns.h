@@ -28,14 +28,18 @@ static long (*loop_)(u32 times, void *callback, void *state, u64 flags) = (void 
 /* Calls `callback(state)` until it returns 1, `times` times at most. */
 #define TURNS(times, callback, state) loop_(times, (void *)(0x51deULL << 32 | CALLBACK_##callback), state, 0)
 
-/* Likewise; but on a kernel without bpf_loop() a plain loop of WALKED turns stands in its place, which its verifier walks. */
-#define STEPS(times, callback, state) loop_(times, (void *)(0x51dfULL << 32 | CALLBACK_##callback), state, 0)
+/*
+ * Likewise; but on a kernel without bpf_loop() a plain loop of `walked` turns stands in its place, which its verifier walks: as many as
+ * 5.10's takes with room to spare.
+ */
+#define STEPS(times, walked, callback, state)                                                                          \
+	loop_(times, (void *)(0x51dfULL << 32 | (walked) << 8 | CALLBACK_##callback), state, 0)
 #else
 #define TURNS(times, callback, state)                                                                                  \
 	for (u32 turn_ = 0; turn_ < (times); turn_++)                                                                  \
 		if (callback(state))                                                                                   \
 	break
-#define STEPS TURNS
+#define STEPS(times, walked, callback, state) TURNS(times, callback, state)
 #endif
 
 #endif

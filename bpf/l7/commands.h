@@ -618,7 +618,7 @@ static __always_inline bool commands_close(void *ctx, struct bpf_sock *sk, struc
 		return false;
 	t.p = p;
 	p->next = p->head;
-	STEPS(COMMANDS, commands_close_turn, &t);
+	STEPS(COMMANDS, 8, commands_close_turn, &t);
 	answers_flush(c, &p->answers);
 	if (p->tail != p->head)
 		return true;

@@ -308,7 +308,7 @@ int kafka_turn(struct command_turn *t)
 
 static __always_inline void kafka_run(struct command_turn *t)
 {
-	STEPS(COMMAND_TURNS, kafka_turn, t);
+	STEPS(COMMAND_TURNS, 16, kafka_turn, t);
 }
 
 #endif

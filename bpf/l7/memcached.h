@@ -192,7 +192,7 @@ int memcached_turn(struct command_turn *t)
 
 static __always_inline void memcached_run(struct command_turn *t)
 {
-	STEPS(COMMAND_TURNS, memcached_turn, t);
+	STEPS(COMMAND_TURNS, 12, memcached_turn, t);
 }
 
 #endif

@@ -371,7 +371,7 @@ static __always_inline void mysql_run(struct command_turn *t)
 {
 	if (t->c->flags & CONN_ADOPTED)
 		t->p->asked = 1; /* its login is over */
-	STEPS(COMMAND_TURNS, mysql_turn, t);
+	STEPS(COMMAND_TURNS, 32, mysql_turn, t);
 }
 
 #endif

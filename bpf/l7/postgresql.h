@@ -413,7 +413,7 @@ static __always_inline void postgresql_run(struct command_turn *t)
 {
 	if (t->c->flags & CONN_ADOPTED)
 		t->p->asked = 1; /* its startup is over */
-	STEPS(COMMAND_TURNS, postgresql_turn, t);
+	STEPS(COMMAND_TURNS, 24, postgresql_turn, t);
 }
 
 #endif

@@ -475,7 +475,7 @@ int redis_turn(struct command_turn *t)
 
 static __always_inline void redis_run(struct command_turn *t)
 {
-	STEPS(COMMAND_TURNS, redis_turn, t);
+	STEPS(COMMAND_TURNS, 32, redis_turn, t);
 }
 
 #endif

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from sidelight.agent import layout
-from sidelight.agent.compiler import CALLBACK_MARK, SECOND_ARGUMENT_FIRST, link
+from sidelight.agent.compiler import BPF_LOOP, CALLBACK_MARK, SECOND_ARGUMENT_FIRST, WALKED_MARK, link, link_walked
 
 EXIT = struct.pack("<BBhi", 0x95, 0, 0, 0)
 MOVE = struct.pack("<BBhi", 0xB7, 0, 0, 1)
@@ -40,3 +40,16 @@ def test_the_names_are_the_source_s() -> None:
     text = layout.programs_text()
     for name in layout.callbacks():
         assert f"int {name}(struct" in text
+
+
+def test_a_loop_that_is_walked_is_a_function_of_its_own() -> None:
+    """For kernels without bpf_loop(): the call goes to a function that calls the callback so many times, or until it says 1."""
+    program = load(12 << 8, WALKED_MARK) + BPF_LOOP + EXIT
+    walked = link_walked(program, [MOVE + EXIT])
+    assert walked is not None
+    opcode, registers, _, distance = struct.unpack_from("<BBhi", walked, 2 * 8)
+    assert (opcode, registers >> 4) == (0x85, 1) and 2 + 1 + distance == 4, "to the function behind the program"
+    assert struct.unpack_from("<BBhi", walked, 10 * 8) == (0xA5, 0x07, -5, 12)
+    opcode, registers, _, distance = struct.unpack_from("<BBhi", walked, 7 * 8)
+    assert (opcode, registers >> 4) == (0x85, 1) and walked[(7 + 1 + distance) * 8 :] == MOVE + EXIT
+    assert link_walked(load(0), [MOVE + EXIT]) is None and link_walked(MOVE + EXIT, []) is None
