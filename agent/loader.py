@@ -304,7 +304,7 @@ def _load_programs(artifact: Artifact, fds: dict[str, int]) -> dict[str, bpf.Ver
             raise _refusal(program, hook, code, error) from None
 
     def load_walked(program: ProgramSpec) -> bpf.Verified | None:
-        """One whose loop the verifier has to walk: where it gives up, that protocol is not followed, and its streams count as lost."""
+        """One whose loop the verifier has to walk: where it gives up, that protocol is not followed; its streams count as lost."""
         try:
             return load_one(program)
         except VerifierError:

@@ -140,7 +140,7 @@ ONE_ENTRY(hpack_tables, struct hpack_tables);
 static u32 *words_lookup(struct word_key *key)
 {
 	for (u32 i = 0; i < sizeof(word_entries) / sizeof(word_entries[0]); i++)
-		if (!memcmp(&word_entries[i].key, key, sizeof(*key)))
+		if (word_entries[i].key.text[0] == key->text[0] && !memcmp(&word_entries[i].key, key, sizeof(*key)))
 			return &word_entries[i].value;
 	return NULL;
 }
