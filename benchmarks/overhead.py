@@ -25,7 +25,7 @@ def run(pairs: int = 20, seconds: float = 1.0) -> dict[str, Any]:
             "HTTP keep-alive, 256 connections": (lambda: place.wrk(seconds, connections=256)[0], False),
             "HTTP, a connection a request": (lambda: place.wrk(seconds, *SHORT)[0], True),
             "redis GET, 16 connections": (lambda: place.redis(int(80_000 * scale)), True),
-            "redis GET, pipelined by 16": (lambda: place.redis(int(600_000 * scale), 16), False),
+            "redis GET, pipelined by 16": (lambda: place.redis(int(600_000 * scale), 16), True),
             "HTTP/2, one stream a connection": (lambda: place.h2load(seconds)[0], True),
             "HTTP/2, 32 streams a connection": (lambda: place.h2load(seconds, streams=32)[0], False),
             "gRPC, small unary calls": (lambda: place.small_calls(seconds), True),

@@ -30,6 +30,8 @@ LOADS: dict[str, tuple[str, Callable[[Bench, float], float]]] = {
     "HTTP/2, 32 streams a connection": ("request", lambda place, seconds: place.h2load(seconds, streams=32)[1]),
     "gRPC, small unary calls": ("call", lambda place, seconds: place.small_calls(seconds)),
     "gRPC, the same with grpcio": ("call", lambda place, seconds: place.calls(seconds)),
+    "redis GET": ("command", lambda place, seconds: _gets(place, int(60_000 * seconds), 1)),
+    "redis GET, pipelined by 16": ("command", lambda place, seconds: _gets(place, int(600_000 * seconds), 16)),
     "iperf3, one stream": ("KB", lambda place, seconds: place.iperf(seconds) * max(1, round(seconds)) / 1000),
 }
 """Name -> (unit, load); a load says how many units were done."""
@@ -40,6 +42,7 @@ def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
     with bench() as place, bpf_stats():
         place.start_iperf()
         place.start_http2()
+        place.start_redis()
         for name, (unit, load) in LOADS.items():
             with place.observed() as source:
                 figures = [_round(source.costs, unit, partial(load, place, seconds)) for _ in range(rounds)]
@@ -55,6 +58,11 @@ def run(seconds: float = 1.0, rounds: int = 5) -> dict[str, Any]:
             found[name] = middle
         found["1,000 idle connections"] = _idle(place, seconds)
     return found
+
+
+def _gets(place: Bench, requests: int, pipeline: int) -> float:
+    place.redis(requests, pipeline)
+    return requests
 
 
 def _round(costs: Callable[[], list[ProgramCost]], unit: str, load: Callable[[], float]) -> dict[str, Any]:

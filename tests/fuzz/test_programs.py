@@ -11,7 +11,7 @@ from tests.fuzz.tables import write_tables
 
 HERE = Path(__file__).parent / "host"
 PROGRAMS = Path(__file__).resolve().parents[2] / "bpf"
-RUNS = 120_000
+RUNS = 60_000
 
 
 def build(headers: Path, program: Path) -> Path:
