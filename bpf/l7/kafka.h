@@ -160,10 +160,10 @@ static __always_inline void kafka_request_header(struct command_turn *t, struct 
 	p->fresh.method = known ? *known : 0;
 	p->fresh.flags = flags >> 5;
 	p->fresh.more = (flags & 31) != KAFKA_FLEXIBLE && version >= (flags & 31);
-	p->fresh.pad = be32(s->window + 8);
+	p->fresh.id = be32(s->window + 8);
 	p->parts = key;
 	p->part = version;
-	p->asked_words.word = name == 0xffff ? 0 : name;
+	p->asked_words.word = name == 0xffff ? 0 : name; /* bytes of it before the body */
 	/* what the answer's reader needs of it */
 	p->fresh.more |= (u16)(version << 1) | (u16)(key << 8);
 	s->remaining = length - 10;
@@ -215,7 +215,7 @@ static __always_inline void kafka_answer(struct commands *p, u16 status)
 /* Whose answer is it? Requests that are older have none. */
 static __always_inline void kafka_seek(struct command_turn *t, struct commands *p, struct stream *s)
 {
-	s32 behind = (s32)(p->more - command_next(p)->pad);
+	s32 behind = (s32)(p->more - command_next(p)->id);
 
 	if (command_waits(p) && behind > 0) {
 		command_answered(p, DUE_NEXT, STATUS_SILENT, false);

@@ -194,7 +194,7 @@ struct command {
 	u16 more; /* the protocol's own */
 	u8 method;
 	u8 flags; /* enum command_flags; the lower half is the protocol's own */
-	u32 pad;
+	u32 id;	  /* the protocol's own: Kafka's correlation id */
 };
 
 /* Answers that differ in nothing, not in the bucket of their latency either: they go into the books as one. */
