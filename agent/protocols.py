@@ -23,7 +23,7 @@ from sidelight.agent.vocabulary import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """A protocol whose exchanges are counted. Names by OpenTelemetry's semantic conventions, and Istio's."""
 
@@ -34,14 +34,14 @@ class Protocol:
     """As a person reads it."""
     name: str
     """network.protocol.name"""
-    version: str
+    version: str = ""
     """network.protocol.version where the message does not say"""
-    scheme: str
+    scheme: str = ""
     istio: str
     """request_protocol"""
     methods: tuple[str, ...]
     """By number; the first stands for every other one."""
-    operation: str
+    operation: str = ""
     """Label and attribute of an exchange's operation, in Prometheus' spelling."""
 
     counters: str = ""
@@ -167,11 +167,8 @@ REDIS = Protocol(
     program="redis",
     title="Redis",
     name="resp",
-    version="",
-    scheme="",
     istio="redis",
     methods=REDIS_COMMANDS,
-    operation="",
     system="redis",
     statuses=REDIS_STATUSES,
     failures=frozenset(REDIS_STATUSES) - {"", "DISCARDED"},
@@ -181,11 +178,8 @@ MEMCACHED = Protocol(
     program="memcached",
     title="memcached",
     name="memcached",
-    version="",
-    scheme="",
     istio="tcp",
     methods=MEMCACHED_COMMANDS,
-    operation="",
     system="memcached",
     statuses=MEMCACHED_STATUSES,
     failures=MEMCACHED_FAILURES,
@@ -196,10 +190,8 @@ POSTGRESQL = Protocol(
     title="PostgreSQL",
     name="postgresql",
     version="3",
-    scheme="",
     istio="postgres",
     methods=SQL_COMMANDS,
-    operation="",
     system="postgresql",
     statuses=POSTGRESQL_STATUSES,
     failures=frozenset(POSTGRESQL_STATUSES) - {"", "ABORTED"},
@@ -210,11 +202,8 @@ MYSQL = Protocol(
     program="mysql",
     title="MySQL",
     name="mysql",
-    version="",
-    scheme="",
     istio="mysql",
     methods=SQL_COMMANDS,
-    operation="",
     system="mysql",
     statuses=("", "", OTHER),
     failures=frozenset({OTHER}),
@@ -225,8 +214,6 @@ KAFKA = Protocol(
     program="kafka",
     title="Kafka",
     name="kafka",
-    version="",
-    scheme="",
     istio="kafka",
     methods=KAFKA_COMMANDS,
     operation="messaging_destination_name",

@@ -53,10 +53,8 @@ def masked(raw: bytes, identifiers: bool) -> str:
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
-        if match is None:  # not by this grammar: `other` takes anything
-            break
+        assert match is not None  # `other` takes anything
         at = match.end()
-        kind = match.lastgroup if match.lastgroup != "tag" else "dollar"
         if match["dollar"] is not None:
             end = text.find(match["dollar"], at)
             found.append("?")
@@ -68,16 +66,16 @@ def masked(raw: bytes, identifiers: bool) -> str:
             if prefix and prefix[0].lower() not in _PREFIXES:
                 found.append(prefix[0] + " ")
             end = _end_of_string(text, at, match["mark"])
-            if match["mark"] == '"' and identifiers and end > 0 and "\\" not in text[at:end]:
+            if match["mark"] == '"' and identifiers and end:
                 found.append(f'"{text[at : end - 1]}"')
             else:
                 found.append("?")
-            if end <= 0:
+            if not end:
                 break
             at = end
-        elif kind == "number":
+        elif match["number"] is not None:
             found.append("?")
-        elif kind in ("space", "comment"):
+        elif match["space"] is not None or match["comment"] is not None:
             found.append(" ")
         else:
             found.append(match[0])

@@ -148,19 +148,26 @@ def span_of(flow: Flow) -> tuple[Identity, trace_pb2.Span]:
     )
     peer_name = peer.service_name or peer.workload or peer.name
     port = int(event["key"]["port"])
+    own: tuple[tuple[str, str], ...] = ()
     if protocol.messaging:
-        span.MergeFromString(
-            _messaging_attributes(protocol.system, method, flow.operation, address, port, peer_name, error)
+        own = (
+            ("messaging.system", protocol.system),
+            ("messaging.operation.name", method),
+            ("messaging.destination.name", flow.operation),
         )
     elif protocol.system:
-        span.MergeFromString(
-            _db_attributes(protocol.system, method, address, port, peer_name, protocol.answer(status), error)
+        own = (
+            ("db.system.name", protocol.system),
+            ("db.operation.name", method),
+            ("db.query.summary", method),
+            ("db.response.status_code", protocol.answer(status)),
         )
+    elif protocol.rpc:
+        own = (("rpc.system.name", "grpc"), ("rpc.method", name), ("rpc.status_code", protocol.answer(status)))
+    if own:
+        span.MergeFromString(_named_attributes((*own, ("error.type", error)), address, port, peer_name))
         if text.statement:
             _add_text(span, "db.query.text", text.statement)
-    elif protocol.rpc:
-        answer = protocol.answer(status)
-        span.MergeFromString(_rpc_attributes(name, address, port, peer_name, answer, error))
     else:
         version = text.version.removeprefix("HTTP/") or protocol.version
         span.MergeFromString(
@@ -212,54 +219,9 @@ def _common_attributes(
 
 
 @lru_cache(maxsize=4096)
-def _db_attributes(
-    system: str, command: str, address: str, port: int, peer_name: str, answer: str, error: str
-) -> bytes:
-    """Likewise, of a data store's command."""
-    attributes = [
-        _text("db.system.name", system),
-        _text("db.operation.name", command),
-        _text("db.query.summary", command),
-        *_peer_attributes(address, port, peer_name),
-    ]
-    if answer:
-        attributes.append(_text("db.response.status_code", answer))
-    if error:
-        attributes.append(_text("error.type", error))
-    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
-    return encoded
-
-
-@lru_cache(maxsize=4096)
-def _messaging_attributes(
-    system: str, operation: str, topic: str, address: str, port: int, peer_name: str, error: str
-) -> bytes:
-    """Likewise, of a request to a broker."""
-    attributes = [
-        _text("messaging.system", system),
-        _text("messaging.operation.name", operation),
-        *_peer_attributes(address, port, peer_name),
-    ]
-    if topic:
-        attributes.append(_text("messaging.destination.name", topic))
-    if error:
-        attributes.append(_text("error.type", error))
-    encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
-    return encoded
-
-
-@lru_cache(maxsize=4096)
-def _rpc_attributes(method: str, address: str, port: int, peer_name: str, answer: str, error: str) -> bytes:
-    """Likewise, of a call."""
-    attributes = [
-        _text("rpc.system.name", "grpc"),
-        _text("rpc.method", method),
-        *_peer_attributes(address, port, peer_name),
-    ]
-    if answer:
-        attributes.append(_text("rpc.status_code", answer))
-    if error:
-        attributes.append(_text("error.type", error))
+def _named_attributes(own: tuple[tuple[str, str], ...], address: str, port: int, peer_name: str) -> bytes:
+    """Likewise, of a call, a data store's command or a request to a broker; what is empty is left out."""
+    attributes = [_text(name, value) for name, value in own if value] + _peer_attributes(address, port, peer_name)
     encoded: bytes = trace_pb2.Span(attributes=attributes).SerializeToString()
     return encoded
 

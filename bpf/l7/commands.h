@@ -4,7 +4,8 @@
  * has a turn over the bytes at hand, which calls these:
  *
  *   commands_line     the line at hand is in the window, or its start is
- *   command_wait      the request side: the command in `fresh` is whole
+ *   command_asks      the request side: a command, as far as it is known
+ *   command_wait      ... it is whole
  *   command_silent    ... and nobody is to answer it
  *   command_answered  the response side: the next one has its answer, or the oldest one its part of an answer
  *   command_due       ... at the turn's end: that is booked
@@ -129,6 +130,17 @@ static __always_inline void transaction_record(struct connection *c, u8 protocol
 }
 
 /* -- the request side --------------------------------------------------------------------------------------------------- */
+
+/* The command at hand is to be this one. */
+static __always_inline void command_asks(struct commands *p, const struct stream *s, u8 flags, u8 method)
+{
+	p->fresh.started_ns = s->started_ns;
+	p->fresh.seq = s->started_seq;
+	p->fresh.operation = 0;
+	p->fresh.more = 0;
+	p->fresh.method = method;
+	p->fresh.flags = flags;
+}
 
 /* The command in `fresh` is whole. Beyond the depth they are only counted, in order. */
 static __always_inline void command_wait(struct commands *p, struct stream *s)

@@ -136,6 +136,8 @@ static __always_inline void http1_begin_message(struct l7_connection *l, struct 
 static __always_inline bool http1_bad_start(struct connection *c, struct l7_connection *l, struct stream *s,
 					    bool request, u32 end)
 {
+	u8 commands = 0;
+
 	if (request && !l->confirmed && end == 15 && load8(s->window) == WORD_PRI && load8(s->window + 8) == WORD_2_0 &&
 	    !(s->flags & HTTP1_RESYNCING)) {
 		u32 early = HAVE(s) - (at(end) + 1);
@@ -149,14 +151,17 @@ static __always_inline bool http1_bad_start(struct connection *c, struct l7_conn
 		c->l7 = PROTOCOL_HTTP2;
 		return s->left > 0;
 	}
-	if (request && !l->confirmed && end < COMMAND_LINE && HAVE(s) > end && !(s->flags & HTTP1_RESYNCING) &&
-	    (redis_begins(load8(s->window)) || memcached_begins(load8(s->window)))) {
+	if (request && !l->confirmed && end < COMMAND_LINE && HAVE(s) > end && !(s->flags & HTTP1_RESYNCING))
+		commands = memcached_begins(load8(s->window)) ? PROTOCOL_MEMCACHED
+			   : redis_begins(load8(s->window))   ? PROTOCOL_REDIS
+							      : 0;
+	if (commands) {
 		/* its first segment came late, or in pieces */
 		u32 early = HAVE(s) - (at(end) + 1);
 
 		if (s->flags & HTTP1_PLACED)
 			exchange_withdraw(l);
-		c->l7 = memcached_begins(load8(s->window)) ? PROTOCOL_MEMCACHED : PROTOCOL_REDIS;
+		c->l7 = commands;
 		s->state = STREAM_START;
 		s->flags = COMMANDS_READ;
 		s->have -= early;

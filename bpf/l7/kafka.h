@@ -97,8 +97,7 @@ static __always_inline bool kafka_some(const struct stream *s, u64 *at_, bool fl
 /* -- what is asked ------------------------------------------------------------------------------------------------------ */
 
 /* The topic that a request to produce or to fetch names first: its operation. */
-static __always_inline u32 kafka_topic(struct command_turn *t, struct stream *s, u64 from, bool flexible, u16 version,
-				       bool produce)
+static __always_inline u32 kafka_topic(struct command_turn *t, struct stream *s, u64 from, bool flexible, u16 version)
 {
 	u64 length, have = s->length;
 
@@ -119,7 +118,6 @@ static __always_inline void kafka_request(struct command_turn *t, struct command
 	bool flexible = p->fresh.more & 1, produce = key == KAFKA_PRODUCE, silent = false;
 	u64 from = p->asked_words.word, length;
 
-	p->fresh.operation = 0;
 	if (flexible)
 		from++; /* tagged fields: none */
 	if ((produce || key == KAFKA_FETCH) && from < 256) {
@@ -132,7 +130,7 @@ static __always_inline void kafka_request(struct command_turn *t, struct command
 			from += version >= 15 ? 8 : 12;
 			from += (version >= 3 ? 4 : 0) + (version >= 4 ? 1 : 0) + (version >= 7 ? 8 : 0);
 		}
-		p->fresh.operation = kafka_topic(t, s, from, flexible, version, produce);
+		p->fresh.operation = kafka_topic(t, s, from, flexible, version);
 	}
 	if (silent)
 		command_silent(t->c, p);
@@ -155,10 +153,7 @@ static __always_inline void kafka_request_header(struct command_turn *t, struct 
 	}
 	known = words.lookup(&word);
 	flags = known ? *known >> 8 : KAFKA_FLEXIBLE;
-	p->fresh.started_ns = s->started_ns;
-	p->fresh.seq = s->started_seq;
-	p->fresh.method = known ? *known : 0;
-	p->fresh.flags = flags >> 5;
+	command_asks(p, s, flags >> 5, known ? *known : 0);
 	p->fresh.more = (flags & 31) != KAFKA_FLEXIBLE && version >= (flags & 31);
 	p->fresh.id = be32(s->window + 8);
 	p->parts = key;

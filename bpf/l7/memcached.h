@@ -20,7 +20,6 @@ enum memcached_command {
 	MEMCACHED_READS = 3,	   /* answered by lines, and blocks, up to END */
 	MEMCACHED_ENDS = 4,	   /* quit: no answer */
 	MEMCACHED_NOOP = 5,	   /* mn: answers behind those of quiet commands */
-	MEMCACHED_WATCHES = 6,	   /* lines without end follow */
 };
 
 /* Flags of a status. */
@@ -71,10 +70,7 @@ static __always_inline void memcached_request_line(struct command_turn *t, struc
 	if (first) {
 		u32 known = word_number(s->window, word_length(s->window), PROTOCOL_MEMCACHED, WORDS_COMMANDS);
 
-		p->fresh.started_ns = s->started_ns;
-		p->fresh.seq = s->started_seq;
-		p->fresh.method = known;
-		p->fresh.flags = known >> 8;
+		command_asks(p, s, known >> 8, known);
 		words_begin(w);
 		p->parts = 1;
 	}

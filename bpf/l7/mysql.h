@@ -60,6 +60,11 @@ static __always_inline u32 le24(const u8 *p)
 	return p[0] | (u32)p[1] << 8 | (u32)p[2] << 16;
 }
 
+static __always_inline u32 le32(const u8 *p)
+{
+	return le24(p) | (u32)p[3] << 24;
+}
+
 static __always_inline u16 le16(const u8 *p)
 {
 	return p[0] | (u16)p[1] << 8;
@@ -91,20 +96,10 @@ static __always_inline bool mysql_resumes(u64 first, u32 left, bool request)
 
 /* -- what is asked ------------------------------------------------------------------------------------------------------ */
 
-static __always_inline void mysql_asks(struct commands *p, struct stream *s, u8 flags, u8 method)
-{
-	p->fresh.started_ns = s->started_ns;
-	p->fresh.seq = s->started_seq;
-	p->fresh.operation = 0;
-	p->fresh.more = 0;
-	p->fresh.method = method;
-	p->fresh.flags = flags;
-}
-
 /* The client's first packet: what the connection will be. */
 static __always_inline void mysql_login(struct command_turn *t, struct commands *p, struct stream *s)
 {
-	u32 flags = le24(s->window) | (u32)s->window[3] << 24;
+	u32 flags = le32(s->window);
 
 	p->asked = 1;
 	if (flags & CLIENT_SSL && s->remaining <= 32) {
@@ -113,7 +108,7 @@ static __always_inline void mysql_login(struct command_turn *t, struct commands 
 		COUNT(commands_compressed);
 		commands_leave(t, s);
 	} else {
-		mysql_asks(p, s, MYSQL_LOGIN | COMMAND_MARK, SQL_CONNECT);
+		command_asks(p, s, MYSQL_LOGIN | COMMAND_MARK, SQL_CONNECT);
 		command_wait(p, s);
 	}
 }
@@ -122,7 +117,7 @@ static __always_inline void mysql_login(struct command_turn *t, struct commands 
 static __always_inline void mysql_request(struct command_turn *t, struct commands *p, struct stream *s)
 {
 	struct word_key key = {.text = {s->window[0]}, .protocol = PROTOCOL_MYSQL, .kind = WORDS_CODES};
-	u32 *known = words.lookup(&key), id = le24(s->window + 1) | (u32)s->window[4] << 24;
+	u32 *known = words.lookup(&key), id = le32(s->window + 1);
 	struct statement *statement = &p->statements[id & (STATEMENTS - 1)];
 	u8 kind = known ? *known >> 8 : MYSQL_PLAIN, method = known ? *known : 0, verb = 0;
 
@@ -130,7 +125,7 @@ static __always_inline void mysql_request(struct command_turn *t, struct command
 		verb = sql_verb_of(s->window + 1, PROTOCOL_MYSQL);
 	else if (s->window[0] == 0x17 || s->window[0] == 0xfa)
 		verb = id == 0xffffffff ? p->group_method : statement->name == id + 1 ? statement->method : SQL_EXECUTE;
-	mysql_asks(p, s, kind, verb && s->window[0] != 0x16 ? verb : method);
+	command_asks(p, s, kind, verb && s->window[0] != 0x16 ? verb : method);
 	p->fresh.more = verb;
 	if (s->window[0] == 0x16)
 		p->group_method = verb;
@@ -220,7 +215,7 @@ static __always_inline void mysql_response(struct command_turn *t, struct comman
 	} else if (kind == MYSQL_PREPARE) {
 		struct statement *known = &p->statements[s->window[1] & (STATEMENTS - 1)];
 
-		known->name = (le24(s->window + 1) | (u32)s->window[4] << 24) + 1;
+		known->name = le32(s->window + 1) + 1;
 		known->method = e->more;
 		p->more = le16(s->window + 5) + le16(s->window + 7);
 		p->kind = MYSQL_DEFINITIONS;
@@ -256,12 +251,7 @@ static __always_inline bool mysql_decides(struct command_turn *t, struct command
 			return false; /* the greeting */
 		if (number > 1 && first == MYSQL_END && length == 5 && number == p->first)
 			return false; /* behind the definitions of what was prepared */
-		p->begun = 1;
-		p->first_ns = t->now;
-		p->opened_ns = command_waits(p) ? command_next(p)->started_ns : t->now;
-		if (p->idle_ns && p->opened_ns > p->idle_ns)
-			transaction_record(t->c, PROTOCOL_DB_IDLE, 0, p->opened_ns - p->idle_ns);
-		p->idle_ns = 0;
+		sql_answer_begins(t, p);
 	}
 	if (p->kind == MYSQL_COLUMNS) {
 		p->more--;

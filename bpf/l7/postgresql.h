@@ -99,12 +99,8 @@ static __always_inline bool postgresql_resumes(struct __sk_buff *skb, u32 offset
 
 static __always_inline void postgresql_asks(struct commands *p, struct stream *s, u8 flags, u8 method, u64 started_ns)
 {
+	command_asks(p, s, flags, method);
 	p->fresh.started_ns = started_ns;
-	p->fresh.seq = s->started_seq;
-	p->fresh.operation = 0;
-	p->fresh.more = 0;
-	p->fresh.method = method;
-	p->fresh.flags = flags;
 	command_wait(p, s);
 }
 
@@ -225,17 +221,6 @@ static __always_inline void postgresql_completes(struct commands *p, u8 method, 
 	p->due_method = command_next(p)->method == SQL_FETCH && kind == POSTGRESQL_EXECUTE ? 0 : method;
 }
 
-/* The answer to what a transaction did next: how long had it waited? */
-static __always_inline void postgresql_answer_begins(struct command_turn *t, struct commands *p)
-{
-	p->begun = 1;
-	p->first_ns = t->now;
-	p->opened_ns = command_waits(p) ? command_next(p)->started_ns : t->now;
-	if (p->idle_ns && p->opened_ns > p->idle_ns)
-		transaction_record(t->c, PROTOCOL_DB_IDLE, 0, p->opened_ns - p->idle_ns);
-	p->idle_ns = 0;
-}
-
 /* A message of the server's: its header is in the window. */
 static __always_inline void postgresql_response(struct command_turn *t, struct commands *p, struct stream *s)
 {
@@ -263,7 +248,7 @@ static __always_inline void postgresql_response(struct command_turn *t, struct c
 		return;
 	}
 	if (!p->begun)
-		postgresql_answer_begins(t, p);
+		sql_answer_begins(t, p);
 	if (type == 'C' || type == 'E' || type == 'Z')
 		s->state = POSTGRESQL_LOOK;
 	else if (type == 'I' || type == 's' || type == 'V')

@@ -107,14 +107,9 @@ static __always_inline void redis_client_word(struct commands *p, const u8 *text
 		p->asked = 4;
 }
 
-static __always_inline void redis_command_begins(struct command_turn *t, struct commands *p, struct stream *s)
+static __always_inline void redis_command_begins(struct commands *p, struct stream *s)
 {
-	p->fresh.started_ns = s->started_ns;
-	p->fresh.seq = s->started_seq;
-	p->fresh.operation = 0;
-	p->fresh.more = 0;
-	p->fresh.method = 0;
-	p->fresh.flags = 0;
+	command_asks(p, s, REDIS_PLAIN, 0);
 	p->part = 0;
 	p->asked = 0;
 }
@@ -156,7 +151,7 @@ static __always_inline void redis_request_line(struct command_turn *t, struct co
 	bool whole = s->line_end < COMMAND_LINE, said;
 
 	if (!p->parts) {
-		redis_command_begins(t, p, s);
+		redis_command_begins(p, s);
 		if (s->window[0] == '*' && whole) {
 			n = redis_number(s);
 			if (n == BAD_NUMBER)

@@ -67,6 +67,17 @@ static __always_inline u32 text_hash(const u8 *text, u64 length)
 	return hash >> 32;
 }
 
+/* The answer to what a transaction did next: how long had it waited? */
+static __always_inline void sql_answer_begins(struct command_turn *t, struct commands *p)
+{
+	p->begun = 1;
+	p->first_ns = t->now;
+	p->opened_ns = command_waits(p) ? command_next(p)->started_ns : t->now;
+	if (p->idle_ns && p->opened_ns > p->idle_ns)
+		transaction_record(t->c, PROTOCOL_DB_IDLE, 0, p->opened_ns - p->idle_ns);
+	p->idle_ns = 0;
+}
+
 /* Bytes of a message that are looked at: of statements as many as an event shows, where it is to show them. */
 static __always_inline u64 sql_wants(void)
 {

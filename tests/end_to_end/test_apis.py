@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -222,52 +224,55 @@ class Backend(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_g
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
 
-def test_otlp_spans_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = Backend()
-    server = grpc.server(ThreadPoolExecutor(8))
+@contextlib.contextmanager
+def otlp_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Backend, grpc.Server]]:
+    """One that agents started meanwhile send to."""
+    backend, server = Backend(), grpc.server(ThreadPoolExecutor(8))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(backend, server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(backend, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    try:
+        yield backend, server
+    finally:
+        server.stop(0)
+
+
+def test_otlp_spans_and_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=shop")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "500")
-    try:
-        with running("--otlp") as agent:
-            server_port = served(agent, tmp_path)
-            trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-            url = f"http://127.0.0.1:{server_port}/status/500?token=x"
-            agent.processes.start("curl", ["curl", "-s", "-H", f"traceparent: 00-{trace}-{parent}-01", url]).wait()
-            agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
-            eventually(lambda: len(backend.spans) == 4)
-            by_kind = {
-                (span.kind, span.trace_id.hex() == trace): (attributes, span) for attributes, span in backend.spans
-            }
-            client, server_span = by_kind[(3, True)][1], by_kind[(2, True)][1]
-            assert client.parent_span_id.hex() == parent
-            assert server_span.parent_span_id == client.span_id
-            assert {a.key: a.value.int_value for a in server_span.attributes}["http.response.status_code"] == 500
-            assert server_span.status.code == 2 and "token" not in str(server_span)
-            own_client, own_server = by_kind[(3, False)][1], by_kind[(2, False)][1]
-            assert own_client.trace_id == own_server.trace_id and own_server.parent_span_id == own_client.span_id
-            assert by_kind[(2, True)][0]["service.name"] == "server"
-            assert backend.metadata["x-tenant"] == "shop"
-            name = "http.server.request.duration"
-            eventually(lambda: name in backend.metrics and sum(p.count for p in backend.metrics[name].exponential_histogram.data_points) == 2)  # fmt: skip
-            assert agent.total("http_server_request_duration_seconds_count") == 2
-            openmetrics = agent.get("/metrics", Accept="application/openmetrics-text").decode()
-            assert f'trace_id="{trace}"' in openmetrics
-            backend.mode = "refuse"
-            agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
-            eventually(lambda: agent.total("sidelight_spans_total", outcome="lost_refused") == 2)
-            assert agent.total("sidelight_spans_total", outcome="sent") == 4
-            server.stop(0).wait()
-            agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
-            eventually(lambda: agent.total("sidelight_spans_total", outcome="lost_unreachable") == 2, 40)
-            assert not agent.broken_laws()
-    finally:
-        server.stop(0)
+    with otlp_backend(monkeypatch) as (backend, server), running("--otlp") as agent:
+        server_port = served(agent, tmp_path)
+        trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+        url = f"http://127.0.0.1:{server_port}/status/500?token=x"
+        agent.processes.start("curl", ["curl", "-s", "-H", f"traceparent: 00-{trace}-{parent}-01", url]).wait()
+        agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
+        eventually(lambda: len(backend.spans) == 4)
+        by_kind = {(span.kind, span.trace_id.hex() == trace): (attributes, span) for attributes, span in backend.spans}
+        client, server_span = by_kind[(3, True)][1], by_kind[(2, True)][1]
+        assert client.parent_span_id.hex() == parent
+        assert server_span.parent_span_id == client.span_id
+        assert {a.key: a.value.int_value for a in server_span.attributes}["http.response.status_code"] == 500
+        assert server_span.status.code == 2 and "token" not in str(server_span)
+        own_client, own_server = by_kind[(3, False)][1], by_kind[(2, False)][1]
+        assert own_client.trace_id == own_server.trace_id and own_server.parent_span_id == own_client.span_id
+        assert by_kind[(2, True)][0]["service.name"] == "server"
+        assert backend.metadata["x-tenant"] == "shop"
+        name = "http.server.request.duration"
+        eventually(lambda: name in backend.metrics and sum(p.count for p in backend.metrics[name].exponential_histogram.data_points) == 2)  # fmt: skip
+        assert agent.total("http_server_request_duration_seconds_count") == 2
+        openmetrics = agent.get("/metrics", Accept="application/openmetrics-text").decode()
+        assert f'trace_id="{trace}"' in openmetrics
+        backend.mode = "refuse"
+        agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
+        eventually(lambda: agent.total("sidelight_spans_total", outcome="lost_refused") == 2)
+        assert agent.total("sidelight_spans_total", outcome="sent") == 4
+        server.stop(0).wait()
+        agent.processes.start("curl", ["curl", "-s", f"http://127.0.0.1:{server_port}/len/5"]).wait()
+        eventually(lambda: agent.total("sidelight_spans_total", outcome="lost_unreachable") == 2, 40)
+        assert not agent.broken_laws()
 
 
 def test_the_agent_does_not_import_the_clients_models() -> None:

@@ -7,18 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from sidelight.agent import bpf
 from sidelight.agent.protocols import GRPC_CODES, GRPC_SERVER_ERRORS
 from sidelight.cli.demo import free_port
-from tests.end_to_end.test_apis import Backend
+from tests.end_to_end.test_apis import otlp_backend
 from tests.observed import eventually
 from tests.running import Running, flows_of, running
 
@@ -141,14 +137,8 @@ def test_flows_and_the_command_line(place: Place) -> None:
 
 def test_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the RPC conventions, each under the trace that its call names."""
-    backend, server = Backend(), grpc.server(ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(backend, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(backend, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
     trace = "4bf92f3577b34da6a3ce929d0e0e47"
-    try:
+    with otlp_backend(monkeypatch) as (backend, _):
         with running("--otlp", "--event-rate", "100000") as agent:
             place = Place(agent, tmp_path)
             parents = [f"00-{trace}{n:02x}-00f067aa0ba902b7-01" for n in range(1, 4)]
@@ -177,8 +167,6 @@ for parent in {parents!r}: call(b"10", metadata=(("traceparent", parent),))
                 key=lambda span: -span.kind,
             )
             assert client.parent_span_id.hex() == "00f067aa0ba902b7" and served.parent_span_id == client.span_id
-    finally:
-        server.stop(0)
 
 
 def test_calls_that_go_on_are_a_gauge(place: Place) -> None:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
-from tests.end_to_end.test_apis import Backend
+from tests.end_to_end.test_apis import otlp_backend
 from tests.kernel import test_memcached, test_mysql, test_postgresql, test_redis
 from tests.observed import eventually
 from tests.running import Running, flows_of, running
@@ -192,45 +188,34 @@ def test_other_peoples_names(place: Place) -> None:
 
 def test_spans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the conventions for databases; no text of a query."""
-    backend, server = Backend(), grpc.server(ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(backend, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(backend, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
-    try:
-        with running("--otlp", "--event-rate", "100000") as agent:
-            place = Place(agent, tmp_path)
-            place.ask("redis")
-            place.ask("postgresql")
+    with otlp_backend(monkeypatch) as (backend, _), running("--otlp", "--event-rate", "100000") as agent:
+        place = Place(agent, tmp_path)
+        place.ask("redis")
+        place.ask("postgresql")
 
-            def of(system: str) -> list[dict[str, str]]:
-                attributes = [
-                    {a.key: a.value.string_value for a in span.attributes}
-                    for _, span in backend.spans
-                    if span.kind == 3
-                ]
-                known = {name.split()[0] for name in TRUTH.get(system, ())}
-                return [
-                    found
-                    for found in attributes
-                    if found.get("db.system.name") == system and found["db.operation.name"] in known
-                ]
+        def of(system: str) -> list[dict[str, str]]:
+            attributes = [
+                {a.key: a.value.string_value for a in span.attributes} for _, span in backend.spans if span.kind == 3
+            ]
+            known = {name.split()[0] for name in TRUTH.get(system, ())}
+            return [
+                found
+                for found in attributes
+                if found.get("db.system.name") == system and found["db.operation.name"] in known
+            ]
 
-            eventually(lambda: len(of("redis")) == 42 and len(of("postgresql")) == 16, 20, lambda: len(backend.spans))
-            assert Counter(found["db.operation.name"] for found in of("redis")) == {
-                "SET": 20,
-                "GET": 20,
-                "HSET": 1,
-                "INCR": 1,
-            }
-            [wrong] = [found for found in of("redis") if found.get("error.type") == "WRONGTYPE"]
-            assert (
-                wrong["db.response.status_code"] == wrong["error.type"] == "WRONGTYPE"
-                and wrong["db.query.summary"] == "INCR"
-            )
-            assert "secret" not in str(of("postgresql"))
-            names = Counter(span.name for _, span in backend.spans if span.kind == 3)
-            assert names["GET"] == 20 and names["INSERT"] == 1
-    finally:
-        server.stop(0)
+        eventually(lambda: len(of("redis")) == 42 and len(of("postgresql")) == 16, 20, lambda: len(backend.spans))
+        assert Counter(found["db.operation.name"] for found in of("redis")) == {
+            "SET": 20,
+            "GET": 20,
+            "HSET": 1,
+            "INCR": 1,
+        }
+        [wrong] = [found for found in of("redis") if found.get("error.type") == "WRONGTYPE"]
+        assert (
+            wrong["db.response.status_code"] == wrong["error.type"] == "WRONGTYPE"
+            and wrong["db.query.summary"] == "INCR"
+        )
+        assert "secret" not in str(of("postgresql"))
+        names = Counter(span.name for _, span in backend.spans if span.kind == 3)
+        assert names["GET"] == 20 and names["INSERT"] == 1

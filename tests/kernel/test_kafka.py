@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sidelight.agent import decode, protocols
-from tests.observed import Observed, eventually, observed
+from tests.observed import Observed, observed
 
 KAFKA = protocols.KAFKA
 PEERS = Path(__file__).parent.parent / "peers"
@@ -55,7 +55,7 @@ def test_requests_of_each_kind_at_the_client(case: str) -> None:
         finally:
             process.kill()
             process.wait()
-        eventually(lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"], what="closed")
+        watch.settle()
         found = counted(watch, "client")
         for name in (
             "Produce",
@@ -88,7 +88,7 @@ def test_requests_of_each_kind_at_the_broker(case: str) -> None:
         )
         said = ask(servers, case)
         watch.processes.stop(process)
-        eventually(lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"], what="closed")
+        watch.settle()
         found = counted(watch, "server")
         for name in ("Produce", "AddPartitionsToTxn", "EndTxn"):
             assert found[name] == said[name], (name, found, said)

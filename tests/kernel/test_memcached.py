@@ -54,7 +54,7 @@ class Server:
 def counted(watch: Observed) -> Counter[str]:
     """`GET`, `GET MISS`... -> commands, at the server's end."""
     found: Counter[str] = Counter()
-    eventually(lambda: watch.source.counters()["seen_closed"] == watch.source.counters()["seen_opened"], what="closed")
+    watch.settle()
     for (end, protocol, method, status, _), n in watch.drain().exchanges.items():
         if end == "server" and protocol == MEMCACHED.number:
             found[f"{MEMCACHED.method(method)} {MEMCACHED.answer(status)}".strip()] += n

@@ -89,12 +89,7 @@ class Server:
     def begin(self) -> None:
         """What is counted counts from here."""
         self.before = self.com()
-        quiet(self.watch)
         self.watch.forget()
-
-
-def quiet(watch: Observed) -> None:
-    eventually(lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"], 20, what="closed")
 
 
 def counted(watch: Observed, role: str = "server") -> Counter[str]:
@@ -116,7 +111,7 @@ def verbs(found: Counter[str]) -> Counter[str]:
 
 def check(server: Server, wanted: dict[str, int] | None = None, inside: dict[str, int] | None = None) -> Counter[str]:
     """Com_* and what was counted, verb by verb. `inside`: what procedures did, which the server counts as well."""
-    quiet(server.watch)
+    server.watch.settle()
     found = counted(server.watch)
     com = server.com() - server.before - Counter(inside or {})
     ours = verbs(found)
@@ -128,8 +123,7 @@ def check(server: Server, wanted: dict[str, int] | None = None, inside: dict[str
     }.items():  # fmt: skip
         assert ours[verb] == sum(com[name] for name in names), (verb, found, +com)
     assert {name: found[name] for name in wanted or {}} == (wanted or {}), found
-    quiet(server.watch)
-    server.watch.drain()
+    server.watch.settle()
     server.watch.assert_books()
     counters = server.watch.source.counters()
     assert counters["lost_commands_sync"] == counters["exchange_unmatched"] == 0
@@ -248,8 +242,6 @@ def test_joined_in_the_middle(tmp_path: Path) -> None:
                 cursor.fetchall()
             with pytest.raises(pymysql.Error):
                 cursor.execute("select nothing")
-        eventually(
-            lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"] + c["seen_adopted"], what="closed"
-        )
+        watch.settle()
         found = counted(watch)
         assert found["SELECT"] == 40 and found["SELECT 1054"] == 1, found

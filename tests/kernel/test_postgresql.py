@@ -98,7 +98,6 @@ class Server:
         """What is counted counts from here."""
         with self.connect(autocommit=True) as own:
             own.execute("select pg_stat_statements_reset()")
-        quiet(self.watch)
         self.watch.forget()
 
     def calls(self) -> int:
@@ -107,12 +106,8 @@ class Server:
             row = own.execute(
                 "select sum(calls)::int from pg_stat_statements where query !~ 'pg_stat_statements'"
             ).fetchone()
-        quiet(self.watch)
+        self.watch.settle()
         return int(row[0]) if row and row[0] else 0
-
-
-def quiet(watch: Observed) -> None:
-    eventually(lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"], 20, what="closed")
 
 
 def counted(watch: Observed, role: str = "server") -> Counter[str]:
@@ -137,7 +132,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def check(server: Server, wanted: dict[str, int] | None = None, uncounted: int = 0) -> Counter[str]:
     """The server's calls are ours, but for the one SELECT that asks for them."""
-    quiet(server.watch)
+    server.watch.settle()
     before = counted(server.watch)
     assert carried_out(before) == server.calls() + uncounted, before
     assert {name: before[name] for name in wanted or {}} == (wanted or {}), before
@@ -272,15 +267,9 @@ def test_joined_in_the_middle(tmp_path: Path) -> None:
             for number in range(40):
                 one.execute("select %s::int", (number,), prepare=True)
             one.execute("insert into items values (1, 'x')")
-        quiet_adopted(watch)
+        watch.settle()
         found = counted(watch)
         assert found["SELECT"] == 40 and found["INSERT"] == 1, found
-
-
-def quiet_adopted(watch: Observed) -> None:
-    eventually(
-        lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"] + c["seen_adopted"], what="closed"
-    )
 
 
 def test_the_answer_to_a_request_for_tls(postgresql: Server) -> None:

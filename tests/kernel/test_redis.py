@@ -66,7 +66,7 @@ def counted(watch: Observed, role: str) -> tuple[Counter[str], Counter[str]]:
 def assert_equal(watch: Observed, server: Server) -> None:
     """The server's own counts are the programs' at the server's end, whoever asked."""
     calls, failed = server.counts()
-    eventually(lambda: watch.source.counters()["seen_closed"] == watch.source.counters()["seen_opened"], what="closed")
+    watch.settle()
     have, have_failed = counted(watch, "server")
     # what the server does not know it does not count: neither commands, nor subcommands, which redis-py asks for as it connects
     have["CLIENT"] -= have_failed.pop("CLIENT", 0)
@@ -147,7 +147,7 @@ def test_transactions_given_up() -> None:
         assert say("EXEC") == []
         one.disconnect()
         calls, failed = server.counts()
-        eventually(lambda: watch.source.counters()["seen_closed"] == watch.source.counters()["seen_opened"])
+        watch.settle()
         have, have_failed = counted(watch, "server")
         status = Counter[str]()
         for (end, protocol, method, number, _), n in watch.totals.exchanges.items():
@@ -231,7 +231,7 @@ def test_inline_commands() -> None:
         server = Server(watch)
         assert inline(server.port) == b"+PONG\r\n+OK\r\n$5\r\nvalue\r\n*0\r\n+OK\r\n"
         calls, _ = server.counts()
-        eventually(lambda: watch.source.counters()["seen_closed"] == watch.source.counters()["seen_opened"])
+        watch.settle()
         have, _ = counted(watch, "server")
         assert have["SET"] == calls["SET"] == 1 and have["GET"] == 1 and have["LRANGE"] == 1 and have["QUIT"] == 1
         watch.assert_books()

@@ -51,9 +51,7 @@ def measure(
     watch: Observed, protocol: Protocol, names: set[str], row: tuple[str, str, str, str], true: int, skip: int = 0
 ) -> Row:
     """`names`: commands that count, without those that the client asks for itself; empty: all. `skip`: asked by the test itself."""
-    eventually(
-        lambda: (c := watch.source.counters())["seen_closed"] == c["seen_opened"] + c["seen_adopted"], 20, "closed"
-    )
+    watch.settle()
     sums = {"server": -skip, "client": 0}
     unnamed = 0
     for (role, number, method, _, _), n in watch.drain().exchanges.items():
@@ -158,7 +156,6 @@ def postgresql(kind: str, client: str, shape: str, attached: str = "before") -> 
             ]
             subprocess.run([*run, "-i", "-q"], check=True, capture_output=True)
             start = calls()
-            test_postgresql.quiet(watch)
             watch.forget()
             process = watch.start(
                 "pgbench", [*run, "-n", "-M", shape, "-c", "8", "-t", "100"], stdout=subprocess.DEVNULL
