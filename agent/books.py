@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from sidelight.agent import layout
+from sidelight.agent.closeup import Closeups
 from sidelight.agent.operations import RETIRED
 from sidelight.agent.source import Generation
 from sidelight.identity.model import OVERFLOW, EdgeNames, Identity, Kind, Provenance, ServiceName
@@ -198,6 +199,7 @@ class Books:
         self.operations: dict[int, str] = {}
         """Texts of operations, by id."""
         self._untold: dict[int, str] = {}
+        self.closeups = Closeups()
         self.last_generation = -1
         self.damaged_records = 0
         self._known: _Recent[_Known] = _Recent()
@@ -254,6 +256,7 @@ class Books:
         self.edges.add(edge_rows, edge_values, at)
         self.latencies.add(latency_rows, latency_values, at)
         self.last_generation = generation.number
+        self.closeups.book(generation, asked, self.operations, at)
         renames = self._resolve_pending(resolver, at)
         self._append(generation.number, at, edge_rows, edge_values, latency_rows, latency_values, renames)
 

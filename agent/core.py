@@ -18,6 +18,7 @@ import numpy as np
 
 from sidelight.agent import attribute, decode, handover, layout
 from sidelight.agent.books import Books, EdgeKey, Table
+from sidelight.agent.closeup import Target
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
 from sidelight.agent.governor import Governor, Level
@@ -359,6 +360,38 @@ class Agent:
         """How an address is, or was, named."""
         with self._lock:
             return self.resolver.explain(address, port, at)
+
+    def closeup(self, target: Target, *, fresh: bool = False) -> dict[str, Any]:
+        """A workload's totals by pod since it was first asked for. `fresh`: with what the kernel has now.
+
+        Raises ValueError when too many are open.
+        """
+        if fresh:
+            self.drain_now()
+        with self._lock:
+            now = time.time()
+            found, opened = self.books.closeups.ask(target, now)
+            if opened:
+                found.remember(self.books.latencies, self.books.operations)
+            document = found.document()
+        known = self.index.pods_of(target.namespace) if self.index else []
+        return document | {
+            "at": now,
+            "node": self.settings.node,
+            "lost": self.source.counters()["lost_exchanges"],
+            "known": [
+                {
+                    "name": identity.name,
+                    "workload": identity.workload,
+                    "version": identity.version,
+                    "node": identity.node,
+                    "labels": dict(identity.labels),
+                    "since": born,
+                }
+                for identity, born in known
+                if target.has(identity)
+            ],
+        }
 
     def _govern(self) -> None:
         level = self.governor.judge(time.monotonic(), _cpu_seconds() + self._kernel_seconds(), _rss_bytes())

@@ -60,6 +60,12 @@ METRIC_GROUPS = ("http", "rpc", "db", "tcp", "dns", "istio", "servicegraph", "hu
 )
 @click.option("--map/--no-map", "map_anywhere", default=False, help="Serve /map outside loopback too.")
 @click.option(
+    "--verify-token-file",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Serve /verify outside loopback too, to who knows the token.",
+)
+@click.option(
     "--hubble-listen", default="", metavar="HOST:PORT", help="Serve the Hubble API on TCP too (4244 is usual)."
 )
 @click.option("--hubble-plaintext", is_flag=True, help="...without TLS.")

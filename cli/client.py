@@ -104,6 +104,10 @@ class Client:
             raise SidelightError("no server answers")
         return found
 
+    def query_one(self, name: str, kind: str, argument: str) -> dict[str, Any]:
+        """The document of one server. Raises SidelightError."""
+        return self._query(name, dict(self.channels)[name], kind, argument)
+
     def _query(self, name: str, channel: grpc.Channel, kind: str, argument: str) -> dict[str, Any]:
         try:
             answer = sidelight_pb2_grpc.AgentStub(channel).Query(

@@ -38,10 +38,17 @@ PROGRAMS = {"nginx": "nginx-light", "redis-server": "redis-server", "curl": "cur
     is_flag=True,
     help="A small shop in a test cluster: network namespaces as pods, a real API protocol.",
 )
+@click.option(
+    "--canary",
+    type=click.Choice(["errors", "tail", "resets", "bad-pod", "nothing"]),
+    help="The same cluster's catalogue gets a second version that is worse in this way; `verify` follows it.",
+)
 @click.option("--metrics-listen", default="off", metavar="HOST:PORT", help="Serve /metrics and /map meanwhile.")
 @click.option("--lines", default=60, show_default=True, help="Flows shown at most.")
 @click.option("-o", "--output", type=click.Choice(["compact", "wide", "json"]), default="compact", show_default=True)
-def demo_command(seconds: float, kubernetes: bool, metrics_listen: str, lines: int, output: str) -> None:
+def demo_command(
+    seconds: float, kubernetes: bool, canary: str | None, metrics_listen: str, lines: int, output: str
+) -> None:
     """See it work: servers and clients in a cgroup of their own, named flows, and both sides' counts.
 
     \b
@@ -49,9 +56,15 @@ def demo_command(seconds: float, kubernetes: bool, metrics_listen: str, lines: i
       sidelight demo
       sidelight demo --seconds 60 --metrics-listen 127.0.0.1:9464     and look at http://127.0.0.1:9464/map
       sidelight demo --kubernetes
+      sidelight demo --canary errors
     """
     options.require_root()
     _mount_bpffs()
+    if canary:
+        from sidelight.cli.demo_canary import run as run_canary
+
+        run_canary(canary, output)
+        return
     if kubernetes:
         from sidelight.cli.demo_kubernetes import run
 

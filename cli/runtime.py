@@ -19,6 +19,7 @@ from sidelight.exporter.hubble import HubbleServer, TlsFiles
 
 if TYPE_CHECKING:
     from sidelight.exporter.otlp import OtlpExporter
+    from sidelight.exporter.verify.sessions import Sessions
     from sidelight.exporter.web import WebServer
     from sidelight.identity.kubernetes import KubernetesIndex
 
@@ -116,7 +117,31 @@ class Runtime:
 
             exemplars = self.otlp.exemplars if self.otlp else None
             renderer = Renderer(self.agent, self.family_options(), exemplars)
-            self.web = WebServer(self.agent, renderer, listen, map_anywhere=values.get("map_anywhere", False))
+            self.web = WebServer(
+                self.agent,
+                renderer,
+                listen,
+                map_anywhere=values.get("map_anywhere", False),
+                sessions=self._sessions(),
+            )
+
+    def _sessions(self) -> Sessions:
+        """/verify of this node's pods."""
+        from sidelight.exporter.queries import QUERIES
+        from sidelight.exporter.verify.agents import Agents
+        from sidelight.exporter.verify.sessions import Sessions, read_token
+
+        def ask(argument: str) -> dict[str, Any]:
+            try:
+                return QUERIES["closeup"](self.agent, argument)
+            except ValueError as error:
+                raise SidelightError(str(error)) from None
+
+        node = self.settings.node
+        return Sessions(
+            lambda arms, settings: Agents([(node, ask)], arms, settings.slower_than_s),
+            read_token(self.values.get("verify_token_file")),
+        )
 
     def _peers(self, listen: str) -> Callable[[], dict[str, str]] | None:
         """For a relay: every node of the cluster, each with an agent at its own address and our port (one DaemonSet)."""

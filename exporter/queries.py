@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from sidelight import __version__
 from sidelight.agent import layout
 from sidelight.agent.audit import audit
+from sidelight.agent.closeup import Target
 from sidelight.agent.core import Agent
 from sidelight.agent.governor import Level
 from sidelight.agent.protocols import PROTOCOLS, TCP_RTT, failed
@@ -113,11 +115,25 @@ def _explain(agent: Agent, argument: str) -> dict[str, Any]:
     return agent.explain(address, port, at)
 
 
+def _closeup(agent: Agent, argument: str) -> dict[str, Any]:
+    """JSON: `namespace`, `names`, `fresh`. A workload by pod, from the first question on (agent/closeup.py)."""
+    try:
+        wanted = json.loads(argument)
+        namespace, names, fresh = str(wanted["namespace"]), wanted["names"], bool(wanted.get("fresh"))
+        if not isinstance(names, list) or not names:
+            raise TypeError("names: want a list")
+        target = Target(namespace, tuple(str(name) for name in names[:20]))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"closeup of what? {error}") from None
+    return agent.closeup(target, fresh=fresh)
+
+
 QUERIES: dict[str, Callable[[Agent, str], dict[str, Any]]] = {
     "edges": _edges,
     "map": lambda agent, _: service_map(agent.snapshot()),
     "views": lambda agent, _: map_views(agent.snapshot()),
     "status": _status,
     "explain": _explain,
+    "closeup": _closeup,
     "audit": lambda agent, _: audit(agent),
 }

@@ -20,6 +20,7 @@ from sidelight.agent.errors import ConfigError
 from sidelight.exporter.exposition import Exemplars, negotiated, render
 from sidelight.exporter.families import Collector, FamilyOptions
 from sidelight.exporter.map import map_page, service_map
+from sidelight.exporter.verify.sessions import MOST_BODY, Sessions
 
 log = logging.getLogger("sidelight.web")
 
@@ -61,23 +62,65 @@ def parse_listen(text: str, default_host: str = "127.0.0.1") -> tuple[str, int]:
 class WebServer:
     """Threads of its own. Raises ConfigError when the port is taken."""
 
-    def __init__(self, agent: Agent, renderer: Renderer, listen: str, *, map_anywhere: bool = False) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        renderer: Renderer,
+        listen: str,
+        *,
+        map_anywhere: bool = False,
+        sessions: Sessions | None = None,
+    ) -> None:
+        """`sessions`: those of /verify; outside loopback without a token they are off, as flows are."""
         host, port = parse_listen(listen)
-        loopback = host == "localhost" or (host and ipaddress.ip_address(host).is_loopback)
-        handler = _handler(agent, renderer, bool(loopback) or map_anywhere)
-        try:
-            self._server = _Server((host, port), handler, v6=":" in host)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {listen}: {error.strerror or error}; choose another --metrics-listen"
-            ) from None
+        local = _loopback(host)
+        if sessions is not None and not local and not sessions.guarded:
+            sessions = None
+        self._sessions = sessions
+        handler = _handler(agent, renderer, local or map_anywhere, sessions)
+        self._server = _listening(host, port, handler, f"{listen}; choose another --metrics-listen")
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="web", daemon=True)
-        self._thread.start()
+
+    def stop(self) -> None:
+        if self._sessions:
+            self._sessions.stop()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class VerifyServer:
+    """/verify alone, for `sidelight verify --serve`. Raises ConfigError outside loopback without a token."""
+
+    def __init__(self, sessions: Sessions, listen: str) -> None:
+        host, port = parse_listen(listen)
+        if not _loopback(host) and not sessions.guarded:
+            raise ConfigError(f"{listen} is not loopback: say --token-file, so that only who knows it may ask")
+        self._server = _listening(host, port, _verify_handler(sessions), listen)
+        self.port: int = self._server.server_address[1]
 
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(host: str, port: int, handler: type[BaseHTTPRequestHandler], what: str) -> _Server:
+    """A server with a thread of its own. Raises ConfigError when the address cannot be had."""
+    try:
+        server = _Server((host, port), handler, v6=":" in host)
+    except OSError as error:
+        address, semicolon, advice = what.partition(";")
+        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}{semicolon}{advice}") from None
+    threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
+    return server
 
 
 class _Server(ThreadingHTTPServer):
@@ -107,53 +150,99 @@ class _Server(ThreadingHTTPServer):
         log.debug("connection from %s ended early", client_address)
 
 
-def _handler(agent: Agent, renderer: Renderer, with_map: bool) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        server_version = "sidelight"
-        sys_version = ""
-        protocol_version = "HTTP/1.1"
-        timeout = 15
+class _Handler(BaseHTTPRequestHandler):
+    """What all of them have in common."""
 
+    server_version = "sidelight"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+    timeout = 15
+
+    def text(self, status: HTTPStatus, text: str) -> None:
+        self.answer(status, text.encode(), "text/plain; charset=utf-8")
+
+    def answer(self, status: HTTPStatus, body: bytes, kind: str, compressed: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        if kind.startswith("text/html"):
+            self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'")
+        if status == HTTPStatus.UNAUTHORIZED:
+            self.send_header("WWW-Authenticate", "Bearer")
+        if compressed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def verify(self, sessions: Sessions | None) -> None:
+        """Answers /verify, with the request's body if it has one."""
+        if sessions is None:
+            self.text(HTTPStatus.NOT_FOUND, "/verify is off outside loopback: start with --verify-token-file\n")
+            return
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdigit() or int(length) > MOST_BODY or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            self.text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"want a body with its length, {MOST_BODY} bytes at most\n")
+            return
+        body = self.rfile.read(int(length))
+        status, kind, answer = sessions.answer(self.path, self.headers.get("Authorization", ""), body)
+        self.answer(status, answer, kind)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug(format, *args)
+
+
+def _verify_handler(sessions: Sessions) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
+        def do_GET(self) -> None:
+            if self.path == "/healthz":
+                self.text(HTTPStatus.OK, "ok\n")
+            else:
+                self.verify(sessions)
+
+        do_POST = do_PUT = do_GET
+
+    return Handler
+
+
+def _handler(
+    agent: Agent, renderer: Renderer, with_map: bool, sessions: Sessions | None
+) -> type[BaseHTTPRequestHandler]:
+    class Handler(_Handler):
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
             if path == "/metrics":
                 openmetrics, kind = negotiated(self.headers.get("Accept", ""))
                 compressed = "gzip" in self.headers.get("Accept-Encoding", "")
                 body = renderer.exposition(openmetrics, compressed)
-                self._answer(HTTPStatus.OK, body, kind, compressed)
+                self.answer(HTTPStatus.OK, body, kind, compressed)
             elif path == "/healthz":
-                self._text(HTTPStatus.OK, "ok\n")
+                self.text(HTTPStatus.OK, "ok\n")
             elif path == "/readyz":
                 reason = not_ready(agent)
-                self._text(HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, (reason or "ready") + "\n")
+                self.text(HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, (reason or "ready") + "\n")
             elif path in ("/map", "/map.json") and not with_map:
-                self._text(HTTPStatus.NOT_FOUND, "the map is off outside loopback: start with --map\n")
+                self.text(HTTPStatus.NOT_FOUND, "the map is off outside loopback: start with --map\n")
             elif path == "/map":
-                self._answer(HTTPStatus.OK, map_page(), "text/html; charset=utf-8")
+                self.answer(HTTPStatus.OK, map_page(), "text/html; charset=utf-8")
             elif path == "/map.json":
                 body = json.dumps(service_map(agent.snapshot())).encode()
-                self._answer(HTTPStatus.OK, body, "application/json")
+                self.answer(HTTPStatus.OK, body, "application/json")
+            elif path == "/verify" or path.startswith("/verify/"):
+                self.verify(sessions)
             elif path == "/":
-                self._text(HTTPStatus.OK, "sidelight: /metrics /healthz /readyz /map\n")
+                self.text(HTTPStatus.OK, "sidelight: /metrics /healthz /readyz /map /verify\n")
             else:
-                self._text(HTTPStatus.NOT_FOUND, "not found\n")
+                self.text(HTTPStatus.NOT_FOUND, "not found\n")
 
-        def _text(self, status: HTTPStatus, text: str) -> None:
-            self._answer(status, text.encode(), "text/plain; charset=utf-8")
+        def do_POST(self) -> None:
+            if self.path.split("?")[0].startswith("/verify"):
+                self.verify(sessions)
+            else:
+                self.text(HTTPStatus.METHOD_NOT_ALLOWED, "GET only\n")
+                self.close_connection = True
 
-        def _answer(self, status: HTTPStatus, body: bytes, kind: str, compressed: bool = False) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            if kind.startswith("text/html"):
-                self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline'")
-            if compressed:
-                self.send_header("Content-Encoding", "gzip")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            log.debug(format, *args)
+        do_PUT = do_POST
 
     return Handler
 

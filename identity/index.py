@@ -148,6 +148,12 @@ class Index:
                     return replace(found.identity, container=str(found.containers[place + 1]))
             return found.identity
 
+    def pods_of(self, namespace: str) -> list[tuple[Identity, float]]:
+        """The pods of a namespace that are known, with the time before which each had no address."""
+        with self._lock:
+            entries = self._pods.values()
+            return [(entry.identity, entry.born) for entry in entries if entry.identity.namespace == namespace]
+
     def owner(self, address: Address, port: int, at: float) -> Identity | None:
         """Who had the address at the time: a pod or a node. None: nobody we know."""
         with self._lock:

@@ -1,0 +1,1 @@
+"""Where verdicts get their figures from, and how tools ask for them."""
