@@ -41,6 +41,11 @@ def alpha_each(document: dict[str, Any]) -> float:
     return float(document["settings"]["alpha"]) / max(FEWEST_METRICS, len(failing))
 
 
+def pods_of(document: dict[str, Any], served: np.ndarray, arm: int) -> int:
+    """How many pods of an arm had traffic."""
+    return sum(1 for pod in np.unique(served[served[:, ARM] == arm, POD]) if document["pods"][int(pod)]["name"])
+
+
 def doubts_and_notes(
     document: dict[str, Any], metrics: Rows, served: np.ndarray, times: Floats
 ) -> tuple[list[Doubt], list[str]]:
@@ -81,7 +86,7 @@ def doubts_and_notes(
     warming = sum(interval.get("warming", 0) for interval in intervals)
     if warming:
         notes.append(f"{warming} exchanges of pods in their first {settings['warm_up_s']:g} s were left out")
-    if sum(1 for pod in document["pods"] if pod["arm"] == "canary" and pod["name"]) == 1:
+    if pods_of(document, served, CANARY) == 1:
         notes.append("the canary has one pod: a bad pod and a bad version look the same")
     _placebo(document, metrics, len(times), doubts, notes)
     return doubts, notes

@@ -29,7 +29,7 @@ from sidelight.analysis.blocks import (
 )
 from sidelight.analysis.comparison import BASELINE, CANARY, rows_of
 from sidelight.analysis.dispersion import FEWEST_BLOCKS
-from sidelight.analysis.doubts import Doubt, Rows, alpha_each, doubts_and_notes
+from sidelight.analysis.doubts import Doubt, Rows, alpha_each, doubts_and_notes, pods_of
 from sidelight.analysis.evidence import (
     BETTER,
     WORSE,
@@ -131,8 +131,8 @@ def judge(document: dict[str, Any]) -> Verdict:
         int(served[served[:, ARM] == BASELINE, TRIALS].sum()),
         int(served[served[:, ARM] == CANARY, TRIALS].sum()),
         rate,
-        _pods(document, "baseline"),
-        _pods(document, "canary"),
+        pods_of(document, served, BASELINE),
+        pods_of(document, served, CANARY),
     )
     result.sentence = _sentence(result)
     return result
@@ -148,10 +148,6 @@ def _served(metrics: Rows) -> np.ndarray:
     rows = [rows for metric, rows in metrics if metric["name"].endswith(".errors") and "asked." not in metric["name"]]
     rows = rows or [rows for metric, rows in metrics if metric["name"] == "tcp.resets"]
     return np.concatenate(rows) if rows else np.zeros((0, 6), np.int64)
-
-
-def _pods(document: dict[str, Any], arm: str) -> int:
-    return sum(1 for pod in document["pods"] if pod["arm"] == arm and pod["name"])
 
 
 def _missing(metrics: Rows) -> list[str]:

@@ -109,12 +109,13 @@ def _observe(way: str, output: str, test_cluster: Any, found: Any, cgroup: Path,
 
 
 def deploy(found: Any, canary: list[dict[str, float]], scratch: Path) -> dict[str, Any]:
-    """Two pods of v1, one of v2 for each behaviour, a service over all of them, and a pod that asks."""
+    """Two pods of v1, one of v2 for each behaviour, a service over all of them, and a pod that asks. On all nodes by turns."""
     pods: dict[str, Any] = {}
     for number, behaviour in enumerate([{}, {}, *canary]):
         version = "v1" if number < 2 else "v2"
         name = f"{version}-{number}"
-        pods[name] = found.pod("shop", "catalogue", version=version)
+        node = 1 + number % found.node_count
+        pods[name] = found.pod("shop", "catalogue", version=version, node=node)
         counts = scratch / f"{name}.json"
         found.python(pods[name], REPOSITORY / "tests/cluster/canary_server.py", 8080, json.dumps(behaviour), counts)
     backends = list(pods.values())

@@ -131,7 +131,7 @@ def verify_command(context: click.Context, /, target: str | None, follow: bool, 
     if arguments["replay"]:
         _only(context, "replay", ("report", "output", "keep"))
         document = load(arguments["replay"])
-        _finish(context, document, output, arguments)
+        _finish(document, output, arguments)
     if arguments["serve"]:
         _serve(arguments)
         return
@@ -150,7 +150,7 @@ def verify_command(context: click.Context, /, target: str | None, follow: bool, 
         with connect(arguments) as client, client.until_interrupted():
             trial = Trial(arms, agents(client, arms, settings), settings, time.time)
             _run(trial, follow, lambda: client.interrupted)
-    _finish(context, trial.document(), output, arguments, screen=follow)
+    _finish(trial.document(), output, arguments, screen=follow)
 
 
 def settings_from(arguments: dict[str, Any]) -> Settings:
@@ -258,9 +258,7 @@ def _wait(length_s: float, interrupted: Callable[[], bool]) -> None:
         time.sleep(min(0.2, left))
 
 
-def _finish(
-    context: click.Context, document: dict[str, Any], output: str, arguments: dict[str, Any], *, screen: bool = False
-) -> None:
+def _finish(document: dict[str, Any], output: str, arguments: dict[str, Any], *, screen: bool = False) -> None:
     """Judges, prints, writes what was asked for, and ends with the verdict's exit status."""
     from sidelight.analysis.judge import judge
     from sidelight.cli import verify_screen
@@ -282,7 +280,7 @@ def _finish(
         click.echo(junit(document, verdict))
     elif not screen or not sys.stdout.isatty():
         verify_screen.print_verdict(document, verdict)
-    context.exit(STATUS[verdict.verdict])
+    sys.exit(STATUS[verdict.verdict])
 
 
 def _write(path: Path, text: str) -> None:

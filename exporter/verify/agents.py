@@ -43,18 +43,23 @@ def reading(document: dict[str, Any], arms: Arms, used: tuple[int, ...], part: s
             (arms.arm(pod["workload"], pod["version"], pod["labels"]), pod["name"]): pod for pod in document["known"]
         }
         totals: dict[Key, Counts] = {}
+        serving = set()
         for row in document[part]:
             arm, name = ours[row["pod"]], document["pods"][row["pod"]]["name"]
             if not arm:
                 continue
+            if part == "history":
+                name = ""  # the books have workloads
+            elif row["kind"] != "dialled":
+                serving.add(row["pod"])
             key = Key(arm, name, row["kind"], row["family"], row["stratum"], row["failed"])
             served = row["kind"] in ("served", "asked")
             counts = fold(row["counts"], used) if served else _pair(row["counts"])
             totals[key] = totals[key] + counts if key in totals else counts
         pods = {
-            (arm, pod["name"]): Pod(arm, pod["name"], pod["node"] or document["node"], 0.0)
-            for arm, pod in zip(ours, document["pods"], strict=True)
-            if arm
+            (ours[index], pod["name"]): Pod(ours[index], pod["name"], pod["node"] or document["node"], 0.0)
+            for index, pod in enumerate(document["pods"])
+            if index in serving
         }
         pods |= {
             (arm, name): Pod(arm, name, pod["node"], max(0.0, float(pod["since"])))

@@ -1,0 +1,323 @@
+"""`sidelight verify` on the test cluster: counts beside the servers' own, agents beside a real Prometheus, and the controllers' clients."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidelight.analysis.comparison import Settings, rows_of
+from sidelight.analysis.judge import judge
+from sidelight.cli.client import Client, open_channel
+from sidelight.cli.demo import free_port
+from sidelight.cli.demo_canary import deploy, own_counts
+from sidelight.cli.verify import agents
+from sidelight.exporter.verify.arms import arms_of
+from sidelight.exporter.verify.prometheus import Api, Prometheus
+from sidelight.exporter.verify.trial import Trial
+from tests.cluster.cluster import Cluster, cluster
+from tests.end_to_end.test_kubernetes import listening
+from tests.observed import eventually
+from tests.running import SIDELIGHT, Running
+
+LOAD = Path(__file__).resolve().parents[1] / "cluster" / "canary_load.py"
+ARMS = arms_of("shop/catalogue", "version=v1", "version=v2")
+TOKEN = "a token of sixteen and more"
+BAD = [{"errors": 0.08}, {"errors": 0.08, "resets": 0.02}, {"errors": 0.08}]
+
+
+@dataclass
+class Place:
+    agents: list[Running]
+    servers: list[str]
+    found: Cluster
+    pods: dict[str, Any]
+    prometheus: int
+    scratch: Path
+
+    def load(self, rate: float, seconds: float) -> subprocess.Popen[bytes]:
+        return self.found.python(self.pods["load"], LOAD, "10.96.0.12", 80, rate, seconds)
+
+    def ask(self, rate: float, seconds: float) -> None:
+        self.load(rate, seconds).wait()
+
+    def connected(self) -> list[str]:
+        return [part for server in self.servers for part in ("--server", server)]
+
+    def verify(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [*SIDELIGHT, "verify", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def compare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        arms = ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v2", "--warm-up", "0s")
+        return self.verify(*arms, *arguments)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A node with an agent each, two of v1 and three bad ones of v2 over both nodes, and a Prometheus."""
+    scratch = tmp_path_factory.mktemp("verify")
+    (scratch / "token").write_text(TOKEN + "\n")
+    first = Running("--node-name", "node-1", "--verify-token-file", str(scratch / "token"))
+    started = [first]
+    process = None
+    try:
+        with cluster(first.cgroup, scratch, nodes=2) as found:
+            first.observed = found.cgroup / "node-1"
+            started.append(Running("--node-name", "node-2", observed=found.cgroup / "node-2"))
+            servers = []
+            for agent in started:
+                servers.append(f"127.0.0.1:{free_port()}")
+                agent.arguments += ("--hubble-listen", servers[-1], "--hubble-plaintext", "--kubeconfig", str(found.api.kubeconfig()))  # fmt: skip
+                agent.start()
+            port = free_port()
+            targets = [f"127.0.0.1:{agent.port}" for agent in started]
+            (scratch / "prometheus.yml").write_text(json.dumps({
+                "global": {"scrape_interval": "1s"},
+                "scrape_configs": [{"job_name": "sidelight", "static_configs": [{"targets": targets}]}],
+            }))  # fmt: skip
+            process = subprocess.Popen(
+                ["prometheus", f"--config.file={scratch}/prometheus.yml", f"--storage.tsdb.path={scratch}/data", f"--web.listen-address=127.0.0.1:{port}"],
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            pods = deploy(found, BAD, scratch)
+            for name, pod in pods.items():
+                if name != "load":
+                    listening(found, pod, 8080)
+            yield Place(started, servers, found, pods, port, scratch)
+    finally:
+        if process:
+            process.terminate()
+            process.wait()
+        for agent in started[::-1]:
+            agent.close()
+
+
+def totals(document: dict[str, Any]) -> dict[str, tuple[int, int, int, int]]:
+    """Of each metric: trials and events of the baseline, of the canary."""
+    found = {}
+    for metric, rows in rows_of(document):
+        sums = [int(rows[rows[:, 1] == arm, column].sum()) for arm in (0, 1) for column in (4, 5)]
+        found[metric["name"]] = (sums[0], sums[1], sums[2], sums[3])
+    return found
+
+
+def test_agents_and_prometheus_have_the_same_integers(place: Place) -> None:
+    place.ask(100, 6)  # a history, by which both choose what is slow
+    time.sleep(3)
+    settings = Settings(interval_s=2.0, warm_up_s=0.0)
+    client = Client([(server, open_channel(server, {})) for server in place.servers])
+    api = Api(f"http://127.0.0.1:{place.prometheus}")
+    try:
+        one = Trial(ARMS, agents(client, ARMS, settings), settings, time.time)
+        one.start()
+        start = time.time()
+        load = place.load(120, 12)
+        while load.poll() is None:
+            time.sleep(2)
+            one.look()
+        one.look(last=True)
+        time.sleep(4)
+        other = Trial(ARMS, Prometheus(api, ARMS, 2.0, since=start, until=time.time()), settings, time.time)
+        other.start()
+        other.look()
+    finally:
+        client.close()
+    ours, theirs = totals(one.document()), totals(other.document())
+    for metric in one.document()["metrics"]:
+        assert metric["edge_s"] == next(m["edge_s"] for m in other.document()["metrics"] if m["name"] == metric["name"])
+    assert ours == theirs
+    assert {"http.errors", "http.slow", "http.tail", "tcp.resets", "tcp.refused"} <= set(ours)
+    assert sum(ours["http.errors"][::2]) == sum(ours["tcp.resets"][::2]) > 1000
+    assert one.verdict and one.verdict.pods_canary == 3
+    assert one.verdict.verdict == "fail"
+
+
+def test_the_command_line(place: Place, tmp_path: Path) -> None:
+    kept, report = tmp_path / "kept.json", tmp_path / "report.html"
+    load = place.load(120, 60)
+    try:
+        said = place.compare(
+            *place.connected(), "--interval", "2s", "--keep", str(kept), "--report", str(report), "-o", "json"
+        )
+    finally:
+        place.found.processes.stop(load)
+    assert said.returncode == 1, said.stderr
+    document = json.loads(said.stdout)
+    assert document["verdict"] == "fail" and document["fail"] and not document["pass"]
+    failing = next(m for m in document["metrics"] if m["name"] == "http.errors")
+    assert failing["verdict"] == "fail" and failing["low"] > 0.02
+    again = place.verify("--replay", str(kept))
+    assert again.returncode == 1 and again.stdout.splitlines()[2].startswith("FAIL  The canary is worse")
+    assert place.verify("--replay", str(kept), "-o", "json").stdout == said.stdout
+    suite = ET.fromstring(place.verify("--replay", str(kept), "-o", "junit").stdout)
+    assert int(suite.get("failures", "0")) >= 2
+    page = report.read_text()
+    assert "FAIL" in page and page.count("<svg") >= 5 and "<script" not in page
+
+
+def test_bad_usage_is_one_line(place: Place, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_text("{}")
+    for arguments in (
+        ("shop/catalogue",),
+        ("shop/catalogue", "--baseline", "v1", "--canary", "version=v2"),
+        ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v1"),
+        ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v2", "--for", "soon"),
+        ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v2", "--tolerance", "speed=x2"),
+        ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v2", "--prometheus", "http://127.0.0.1:9", "--since", "1m"),
+        ("shop/catalogue", "--baseline", "version=v1", "--canary", "version=v2", "--report", "nowhere/report.html"),
+        ("--replay", str(broken)),
+        ("--serve", "0.0.0.0:0", "--prometheus", "http://127.0.0.1:9"),
+    ):  # fmt: skip
+        said = place.verify(*arguments)
+        assert said.returncode == 2, (arguments, said)
+        assert said.stderr.startswith("sidelight: ") and len(said.stderr.splitlines()) == 1, (arguments, said.stderr)
+
+
+def test_nothing_to_compare_is_inconclusive(place: Place) -> None:
+    said = place.compare(*place.connected(), "--interval", "1s", "--for", "3s")
+    assert said.returncode == 3, said.stderr
+    assert "no traffic to the canary" in said.stdout
+
+
+def post(url: str, document: Any = None, **headers: str) -> tuple[int, Any]:
+    """As controllers' HTTP clients do."""
+    body = json.dumps(document).encode() if document is not None else None
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def argo(url: str, headers: dict[str, str], interval_s: float, count: int) -> str:
+    """An AnalysisRun with the web provider: successCondition `result.pass`, failureCondition `result.fail`, jsonPath `{$}`.
+
+    Neither holds: Inconclusive, and measured again. Not 2xx: an Error. As argo-rollouts' documentation has it.
+    """
+    for _ in range(count):
+        status, text = post(url, **headers)
+        if not 200 <= status < 300:
+            return "Error"
+        result = json.loads(text)
+        if result["fail"]:
+            return "Failed"
+        if result["pass"]:
+            return "Successful"
+        time.sleep(interval_s)
+    return "Inconclusive"
+
+
+def flagger(url: str, headers: dict[str, str], interval_s: float, count: int) -> str:
+    """Each interval: the webhook `rollback` (200: roll back now), `rollout` (else a failed check), at the end `confirm-promotion`."""
+    payload = {
+        "name": "catalogue", "namespace": "shop", "phase": "Progressing", "checksum": "85d557f47b", "canaryWeight": 50,
+        "metadata": {"baseline": "version=v1", "canary": "version=v2", "interval": "2s", "warm-up": "0s"},
+    }  # fmt: skip
+    for _ in range(count):
+        if post(f"{url}/rollback", payload, **headers)[0] == 200:
+            return "rolled back"
+        rollout = post(f"{url}/rollout", payload, **headers)[0]
+        assert rollout in (200, 412)
+        if post(f"{url}/confirm-promotion", payload, **headers)[0] == 200:
+            return "promoted"
+        time.sleep(interval_s)
+    return "waits"
+
+
+def test_controllers_ask_the_agent(place: Place) -> None:
+    """The first node's agent has one of v1 and pods of v2: its own verdict."""
+    url = f"http://127.0.0.1:{place.agents[0].port}/verify"
+    bearer = {"Authorization": f"Bearer {TOKEN}"}
+    basic = {"Authorization": "Basic " + base64.b64encode(f"flagger:{TOKEN}".encode()).decode()}
+    query = "?target=shop/catalogue&baseline=version=v1&canary=version=v2&interval=2s&warm-up=0s&id=1"
+    assert post(url + query)[0] == 401
+    assert post(url + query, Authorization="Bearer wrong")[0] == 401
+    assert post(url + "?target=shop/catalogue", **bearer)[0] == 400
+    assert post(url + query + "&speed=1", **bearer)[0] == 400
+    assert post(url + "/rollback", [1], **basic)[0] == 400
+    assert argo(url + query, bearer, 0.1, 1) == "Inconclusive"
+    load = place.load(160, 90)
+    try:
+        assert argo(url + query, bearer, 1.0, 60) == "Failed"
+        assert flagger(url, basic, 1.0, 60) == "rolled back"
+    finally:
+        place.found.processes.stop(load)
+    assert argo(url + query, bearer, 0.1, 1) == "Failed", "a verdict is kept when its trial is over"
+
+
+def test_in_front_of_a_prometheus(place: Place) -> None:
+    """`verify --serve`, and a Spinnaker webhook stage that polls it."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*SIDELIGHT, "verify", "--serve", f"127.0.0.1:{port}", "--prometheus", f"http://127.0.0.1:{place.prometheus}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        eventually(lambda: post_or_none(f"http://127.0.0.1:{port}/healthz"), 20, "it answers")
+        asked = {"target": "shop/catalogue", "baseline": "version=v1", "canary": "version=v2", "interval": "2s"}
+        load = place.load(160, 90)
+        try:
+            status = spinnaker(f"http://127.0.0.1:{port}/verify", asked, 60)
+        finally:
+            place.found.processes.stop(load)
+        assert status == "TERMINAL"
+    finally:
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+
+
+def post_or_none(url: str) -> bool:
+    try:
+        return post(url)[0] == 200
+    except OSError:
+        return False
+
+
+def spinnaker(url: str, asked: dict[str, str], count: int) -> str:
+    """A webhook stage with waitForCompletion, statusJsonPath `$.verdict`, successStatuses pass, terminalStatuses fail."""
+    for _ in range(count):
+        status, text = post(url, asked)
+        assert status == 200
+        verdict = json.loads(text)["verdict"]
+        if verdict in ("pass", "fail"):
+            return {"pass": "SUCCEEDED", "fail": "TERMINAL"}[verdict]
+        time.sleep(1)
+    return "RUNNING"
+
+
+def test_all_requests_are_in_the_comparison(place: Place) -> None:
+    """The last test: it ends the servers. One comparison over both agents beside what the servers counted since it began."""
+    settings = Settings(interval_s=1.0, warm_up_s=0.0)
+    client = Client([(server, open_channel(server, {})) for server in place.servers])
+    before = {}
+    try:
+        trial = Trial(ARMS, agents(client, ARMS, settings), settings, time.time)
+        trial.start()
+        # what the servers had before: by the agents' books, which are the servers' own counts (test_servers.py)
+        for version in ("v1", "v2"):
+            before[version] = sum(
+                int(agent.total("http_server_request_duration_seconds_count", destination_canonical_revision=version))
+                for agent in place.agents
+            )
+        place.ask(150, 8)
+        time.sleep(1)
+        trial.look(last=True)
+        verdict = judge(trial.document())
+    finally:
+        client.close()
+    theirs = own_counts(place.found, place.pods, place.scratch)
+    assert verdict.n_baseline == theirs["baseline"] - before["v1"] > 0
+    assert verdict.n_canary == theirs["canary"] - before["v2"] > 0
