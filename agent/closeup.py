@@ -95,6 +95,7 @@ class Closeup:
         ends, role = known.ends, known.key.role
         closed, failed = value["closed"], value["failed"]
         if role == layout.ROLE_SERVER and self.target.has(ends.local):
+            self._add(("opened", self._pod(ends.local), "", "", False), [int(value["opened"]), 0])
             badly = sum(int(closed[layout.CONSTANTS[name]]) for name in _CLOSED_BADLY)
             self._add(("ended", self._pod(ends.local), "", "", False), [int(closed.sum()), badly])
             self._add(

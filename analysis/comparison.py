@@ -145,8 +145,12 @@ class Comparison:
         began = interval.at - interval.seconds
         edges = {family: dict(found) for family, found in self._edges.items()}
         warming = 0
+        opened = [0, 0]
         for key in sorted(interval.grown):
             counts = interval.grown[key]
+            if key.kind == "opened":
+                opened[ARMS.index(key.arm)] += int(counts[0])
+                continue
             arm, pod_number = ARMS.index(key.arm), self._pod(key.arm, key.pod, "", began)
             since = self._about[pod_number]["since"]
             if self.settings.warm_up_s and since and began < since + self.settings.warm_up_s:
@@ -158,7 +162,7 @@ class Comparison:
                 found = self._count(measure, key.family, key.failed, counts, interval.bounds, edges)
                 if found is not None:
                     self._row(measure, key.family, [number, arm, pod_number, self._stratum(key.stratum), *found], edges)
-        self._intervals[-1]["warming"] = warming
+        self._intervals[-1] |= {"warming": warming, "opened": opened}
         self._look_for_edges(interval)
 
     def _count(

@@ -41,6 +41,17 @@ def alpha_each(document: dict[str, Any]) -> float:
     return float(document["settings"]["alpha"]) / max(FEWEST_METRICS, len(failing))
 
 
+def _opened(intervals: list[dict[str, Any]]) -> int:
+    """Connections that the canary took."""
+    return sum(interval.get("opened", [0, 0])[CANARY] for interval in intervals)
+
+
+def _nothing(intervals: list[dict[str, Any]]) -> str:
+    """A canary that answers nothing is not one that is asked nothing."""
+    took = _opened(intervals)
+    return f"the canary took {took} connections and has answered nothing yet" if took else "no traffic to the canary"
+
+
 def pods_of(document: dict[str, Any], served: np.ndarray, arm: int) -> int:
     """How many pods of an arm had traffic."""
     return sum(1 for pod in np.unique(served[served[:, ARM] == arm, POD]) if document["pods"][int(pod)]["name"])
@@ -58,7 +69,7 @@ def doubts_and_notes(
         notes.append(f"not at the same time: the baseline is from {span(settings['offset_s'])} before")
     n_c, n_b = int(canary[:, TRIALS].sum()), int(baseline[:, TRIALS].sum())
     if not n_c:
-        doubts.append(Doubt("no traffic to the canary"))
+        doubts.append(Doubt(_nothing(intervals)))
     if not n_b:
         doubts.append(Doubt("no traffic to the baseline"))
     lost = sum(interval["lost"] for interval in intervals)
@@ -76,7 +87,9 @@ def doubts_and_notes(
         silent = float(times[-1] - times[last])
         usual = float(times[-1]) / max(1, len(np.unique(canary[:, INTERVAL])))
         if silent > max(SILENT_S, 3 * usual):
-            doubts.append(Doubt(f"traffic to the canary stopped {span(silent)} ago"))
+            hangs = _opened(intervals[last + 1 :])
+            took = f", though it took {hangs} connections since" if hangs else ""
+            doubts.append(Doubt(f"traffic to the canary stopped {span(silent)} ago{took}"))
     if n_c and n_b:
         _mix(document, canary, baseline, doubts, notes)
         _share(settings, canary, baseline, len(times), notes)

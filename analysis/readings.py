@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.int64]
-Kind = Literal["served", "asked", "ended", "dialled", "sent"]
+Kind = Literal["served", "asked", "opened", "ended", "dialled", "sent"]
 
 
 class Key(NamedTuple):
@@ -18,6 +18,7 @@ class Key(NamedTuple):
     kind      totals
     served    exchanges it answered, by duration: one for each bucket, behind them those without a known duration
     asked     exchanges it asked of others, likewise
+    opened    connections opened to it, as it sees them: [opened, 0]
     ended     its connections as a server: [ended, of them by reset or time-out]
     dialled   connections clients tried to open to it: [ended well or not, of them failed]
     sent      its segments as a server: [sent, of them again]

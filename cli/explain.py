@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from sidelight.agent.errors import ConfigError
+from sidelight.analysis.explanations import explain as explain_metric
 from sidelight.cli import options
 from sidelight.cli.client import Client, connect
 from sidelight.cli.selection import moment
@@ -22,14 +23,20 @@ from sidelight.exporter.proto import flow_pb2, observer_pb2
 @options.connection_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain_command(what: str, port: int, when: str, output: str, **arguments: Any) -> None:
-    """Tell how an address, or a flow's ends, were named, and what else they could have been.
+    """Tell how an address, or a flow's ends, were named, and what else they could have been; or what a metric of `verify` is.
 
     \b
     Examples:
       sidelight explain 10.1.2.3
       sidelight explain 10.96.0.10 --port 53 --at 10m
       sidelight explain 6f0f7a1e-5d0c-4a52-9d8f-1c2d3e4f5a6b      a flow's uuid, from tail -o json
+      sidelight explain http.tail                                 a metric of a verdict
     """
+    if paragraphs := explain_metric(what):
+        click.echo(
+            json.dumps(paragraphs) if output == "json" else "\n\n".join(click.wrap_text(p, 100) for p in paragraphs)
+        )
+        return
     now = datetime.now(UTC)
     at = moment(when, now) if when else now
     with connect(arguments, own_agent=False) as client:

@@ -220,7 +220,7 @@ def _wanted() -> list[tuple[str, str, str]]:
     """(regular expression of names, the target's side, reporter)."""
     served = "|".join(name for name, kind in _FAMILIES.items() if kind == "served")
     asked = "|".join(name for name, kind in _FAMILIES.items() if kind == "asked")
-    mine = "|".join(_CONNECTIONS[:3])
+    mine = "|".join(_CONNECTIONS[:4])
     return [
         (f"({served})_(bucket|count)", "destination", "destination"),
         (f"({asked})_(bucket|count)", "source", "source"),
@@ -367,7 +367,7 @@ def _connection(name: str, labels: Labels) -> tuple[Kind, tuple[int, ...]] | Non
     if name == _CONNECTIONS[2]:
         return "sent", (1,)
     if name == _CONNECTIONS[3]:
-        return "dialled", (0,)
+        return ("dialled" if labels.get("reporter") == "source" else "opened"), (0,)
     if name == _CONNECTIONS[4] and reason != "aborted":
         return "dialled", (0, 1)
     return None
