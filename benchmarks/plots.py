@@ -178,6 +178,32 @@ def _soak(result: dict[str, Any]) -> Any:
     return figure
 
 
+def _verify_accuracy(result: dict[str, Any]) -> Any:
+    """False fails of every cell by kind of trouble, with and without the guards; and how soon what is worse is found."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), width_ratios=[1.2, 1])
+    kinds = list(dict.fromkeys(cell[0] for cell in result["cells"]))
+    for place, kind in enumerate(kinds):
+        cells = [cell for cell in result["cells"] if cell[0] == kind]
+        for column, shift, colour in ((5, -0.15, OURS), (6, 0.15, OTHER)):
+            spread = [place + shift + 0.1 * (i / len(cells) - 0.5) for i in range(len(cells))]
+            left.plot(spread, [max(cell[column], 5e-5) for cell in cells], ".", color=colour, markersize=4)
+    left.plot([], [], ".", color=OURS, label="Sidelight")
+    left.plot([], [], ".", color=OTHER, label="the same without its guards")
+    left.axhline(0.05, color=GOAL, linestyle="--", linewidth=1)
+    left.set_yscale("log")
+    left.set_xticks(range(len(kinds)), [kind.replace(" ", "\n") for kind in kinds])
+    left.set_ylabel("equal versions that fail, a dot a cell")
+    left.legend(frameon=False, fontsize=8)
+    rows = {name: row for name, row in result["found worse, or passed, and when"].items() if "->" in name}
+    for judge, colour, marker in (("fail", OURS, "o"), ("Mann-Whitney", OTHER, "s"), ("threshold", "#bf8700", "^")):
+        shares = [float(row[judge].split("%")[0]) for row in rows.values()]
+        right.plot(shares, range(len(rows)), marker, color=colour, label="Sidelight" if judge == "fail" else judge)
+    right.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    right.set_xlabel("% found worse within ten minutes")
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
 PLOTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "program_cost": _program_cost,
     "overhead": _overhead,
@@ -185,4 +211,5 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "agent_cost": _agent_cost,
     "identity_accuracy": _identity_accuracy,
     "soak": _soak,
+    "verify_accuracy": _verify_accuracy,
 }

@@ -28,6 +28,7 @@ from benchmarks import (
     program_cost,
     soak,
     span_cost,
+    verify_accuracy,
 )
 from sidelight import __version__
 
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, tuple[Any, Callable[[], Any], Callable[[], Any], str]] = {
     ),
     "identity_scale": (identity_scale, identity_scale.run, lambda: identity_scale.run((1000,)), "1 min"),
     "span_cost": (span_cost, span_cost.run, lambda: span_cost.run(2000), "10 s"),
+    "verify_accuracy": (verify_accuracy, verify_accuracy.run, lambda: verify_accuracy.run(10, 10), "25 min"),
     "exposition_scale": (exposition_scale, exposition_scale.run, lambda: exposition_scale.run((100,)), "10 s"),
 }
 """Name -> (module, the whole run, a tiny one, how long the whole one takes)."""
@@ -149,20 +151,30 @@ def section(name: str, about: str | None, result: dict[str, Any], where: str = "
     command = "benchmarks.soak" if name == "soak" else f"benchmarks.report {name}"
     lines = ["", f"## {name}", "", (about or "").strip(), "", f"`python -m {command}`", ""]
     lines += [where, ""] if where else []
-    rows = {key: value for key, value in result.items() if isinstance(value, dict)}
     lines += [
         f"- {key.replace('_', ' ')}: {value}" for key, value in result.items() if not isinstance(value, dict | list)
     ]
-    columns = list(dict.fromkeys(c for row in rows.values() for c in row if not isinstance(row[c], dict)))
-    if rows:
-        lines += ["", "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---|" + "---|" * len(columns)]
-        lines += [f"| {key} | " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for key, row in rows.items()]
+    rows = {key: value for key, value in result.items() if isinstance(value, dict)}
+    if rows and all(isinstance(cell, dict) for row in rows.values() for cell in row.values()):
+        for title, table in rows.items():
+            lines += ["", f"{title[0].upper()}{title[1:]}:", *_table(table)]
+        return "\n".join([*lines, ""])
+    lines += _table(rows)
     hooks = {key: row["by_hook"] for key, row in rows.items() if row.get("by_hook")}
     if hooks:
         lines += ["", "| by hook | runs | ns a run |", "|---|---|---|"]
         for key, by_hook in hooks.items():
             lines += [f"| {key}, {hook} | {cost['runs']} | {cost['ns_a_run']} |" for hook, cost in by_hook.items()]
     return "\n".join([*lines, ""])
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Markdown, a row a key."""
+    columns = list(dict.fromkeys(c for row in rows.values() for c in row if not isinstance(row[c], dict)))
+    if not rows:
+        return []
+    head = ["", "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---|" + "---|" * len(columns)]
+    return head + [f"| {key} | " + " | ".join(str(row.get(c, "")) for c in columns) + " |" for key, row in rows.items()]
 
 
 if __name__ == "__main__":

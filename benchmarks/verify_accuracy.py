@@ -44,37 +44,29 @@ def run(canaries: int = 10_000, alternatives: int = 1000, seed: int = 1) -> dict
     """Every cell with so many canaries; power with so many."""
     began = time.monotonic()
     cells = false_fails(canaries, seed)
-    found: dict[str, Any] = {
+    kinds = {kind: [cell for cell in cells if cell["kind"] == kind] for kind in KINDS}
+    return {
         "canaries a cell": canaries,
         "looks": LOOKS,
-        "cells": len(cells),
+        "equal versions that fail, by kind of trouble": {kind: _worst(mine) for kind, mine in kinds.items()},
+        "found worse, or passed, and when": power(alternatives, seed),
+        "passed, though just beyond the tolerance": pass_calibration(canaries, seed),
+        "cells": [[c["kind"], c["rate"], c["errors"], c["split"], c["default"], c["none"], c["bare"]] for c in cells],
+        "seconds it took": round(time.monotonic() - began),
     }
-    for kind in KINDS:
-        mine = [cell for cell in cells if cell["kind"] == kind]
-        found[f"A/A, {kind}"] = {
-            "cells": len(mine),
-            "worst, default tolerance": f"{max(cell['default'] for cell in mine):.4f}",
-            "worst, no tolerance": f"{max(cell['none'] for cell in mine):.4f}",
-            "mean, no tolerance": f"{np.mean([cell['none'] for cell in mine]):.4f}",
-            "worst, without the guards": f"{max(cell['bare'] for cell in mine):.4f}",
-            "cells above 0.05, with / without them": f"{sum(c['none'] > ALPHA for c in mine)} / {sum(c['bare'] > ALPHA for c in mine)}",
-        }
-    found |= power(alternatives, seed)
-    found |= pass_calibration(canaries, seed)
-    found["every cell"] = [
-        [
-            c["kind"],
-            c["rate"],
-            c["errors"],
-            c["split"],
-            round(c["default"], 5),
-            round(c["none"], 5),
-            round(c["bare"], 5),
-        ]
-        for c in cells
-    ]
-    found["seconds it took"] = round(time.monotonic() - began)
-    return found
+
+
+def _worst(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of the report: shares of false fails."""
+    return {
+        "cells": len(cells),
+        "worst, default tolerance": f"{max(cell['default'] for cell in cells):.4f}",
+        "worst, no tolerance": f"{max(cell['none'] for cell in cells):.4f}",
+        "mean, no tolerance": f"{np.mean([cell['none'] for cell in cells]):.4f}",
+        "worst, without the guards": f"{max(cell['bare'] for cell in cells):.4f}",
+        "cells above 0.05": sum(cell["none"] > ALPHA for cell in cells),
+        "without the guards": sum(cell["bare"] > ALPHA for cell in cells),
+    }
 
 
 # -- streams -------------------------------------------------------------------------------------------------------
@@ -329,7 +321,7 @@ def power(canaries: int, seed: int) -> dict[str, Any]:
                 ("Mann-Whitney", mann_whitney(counted)), ("threshold", threshold(counted)),
             ):  # fmt: skip
                 looks.setdefault(judge, []).append(first)
-        found[f"power, {name}"] = {judge: _share_and_time(np.concatenate(first)) for judge, first in looks.items()}
+        found[name] = {judge: _share_and_time(np.concatenate(first)) for judge, first in looks.items()}
     return found
 
 
@@ -350,7 +342,7 @@ def pass_calibration(canaries: int, seed: int) -> dict[str, Any]:
         for start in range(0, canaries, CHUNK):
             pods = stream(g, min(CHUNK, canaries - start), rate, 0.5, baseline, canary, "independent")
             passed += int((sidelight(pods, DEFAULT)[1] < LOOKS).sum())
-        found[f"beyond the limit, {rate:g}/s, {baseline:.1%} -> {canary:.3%}"] = {"passed": f"{passed / canaries:.4f}"}
+        found[f"{rate:g}/s, {baseline:.1%} -> {canary:.3%}"] = {"passed": f"{passed / canaries:.4f}"}
     return found
 
 

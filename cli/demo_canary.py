@@ -108,11 +108,13 @@ def _observe(way: str, output: str, test_cluster: Any, found: Any, cgroup: Path,
         shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
 
 
-def deploy(found: Any, canary: list[dict[str, float]], scratch: Path) -> dict[str, Any]:
-    """Two pods of v1, one of v2 for each behaviour, a service over all of them, and a pod that asks. On all nodes by turns."""
+def deploy(
+    found: Any, canary: list[dict[str, float]], scratch: Path, baseline: tuple[dict[str, float], ...] = ({}, {})
+) -> dict[str, Any]:
+    """A pod of v1 and of v2 for each behaviour, a service over all of them, and a pod that asks. On all nodes by turns."""
     pods: dict[str, Any] = {}
-    for number, behaviour in enumerate([{}, {}, *canary]):
-        version = "v1" if number < 2 else "v2"
+    for number, behaviour in enumerate([*baseline, *canary]):
+        version = "v1" if number < len(baseline) else "v2"
         name = f"{version}-{number}"
         node = 1 + number % found.node_count
         pods[name] = found.pod("shop", "catalogue", version=version, node=node)

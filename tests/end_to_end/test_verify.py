@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from sidelight.analysis.comparison import Settings, rows_of
 from sidelight.analysis.judge import judge
@@ -202,38 +206,88 @@ def post(url: str, document: Any = None, **headers: str) -> tuple[int, Any]:
         return error.code, error.read().decode()
 
 
-def argo(url: str, headers: dict[str, str], interval_s: float, count: int) -> str:
-    """An AnalysisRun with the web provider: successCondition `result.pass`, failureCondition `result.fail`, jsonPath `{$}`.
+CANARIES = (
+    (Path(__file__).resolve().parents[2] / "docs" / "canaries.md")
+    .read_text()
+    .split("# Thresholds on single figures")[0]
+)
+BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", CANARIES, re.S) for language in ("yaml", "json")}
 
-    Neither holds: Inconclusive, and measured again. Not 2xx: an Error. As argo-rollouts' documentation has it.
-    """
+
+def here(url: str, port: int) -> tuple[str, dict[str, str]]:
+    """A template's URL at this machine, and what Go's client makes of a user in it."""
+    parts = urllib.parse.urlsplit(url.replace("TOKEN", urllib.parse.quote(TOKEN)))
+    found = parts._replace(netloc=f"127.0.0.1:{port}").geturl()
+    if not parts.password:
+        return found, {}
+    user = f"{parts.username}:{urllib.parse.unquote(parts.password)}"
+    return found, {"Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+
+
+def argo(port: int, rollout: str, count: int) -> str:
+    """An AnalysisRun of the page's template. Its conditions hold, or neither does: Inconclusive, and measured again; not 2xx: an Error."""
+    template = next(d for d in map(yaml.safe_load, BLOCKS["yaml"]) if d.get("kind") == "AnalysisTemplate")
+    arguments = {
+        "namespace": "shop",
+        "service": "catalogue",
+        "baseline": "v1",
+        "canary": "v2",
+        "rollout": rollout,
+        "token": TOKEN,
+    }
+    (metric,) = template["spec"]["metrics"]
+    assert {a["name"] for a in template["spec"]["args"]} == arguments.keys() and metric["provider"]["web"][
+        "jsonPath"
+    ] == "{$}"
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{\{args\.(\w+)\}\}", lambda match: arguments[match[1]], text)
+
+    url, _ = here(filled(metric["provider"]["web"]["url"]).replace("warm-up=30s", "warm-up=0s&interval=2s"), port)
+    headers = {header["key"]: filled(header["value"]) for header in metric["provider"]["web"]["headers"]}
     for _ in range(count):
         status, text = post(url, **headers)
         if not 200 <= status < 300:
             return "Error"
         result = json.loads(text)
-        if result["fail"]:
+        if result[metric["failureCondition"].removeprefix("result.")]:
             return "Failed"
-        if result["pass"]:
+        if result[metric["successCondition"].removeprefix("result.")]:
             return "Successful"
-        time.sleep(interval_s)
+        time.sleep(1)
     return "Inconclusive"
 
 
-def flagger(url: str, headers: dict[str, str], interval_s: float, count: int) -> str:
-    """Each interval: the webhook `rollback` (200: roll back now), `rollout` (else a failed check), at the end `confirm-promotion`."""
-    payload = {
-        "name": "catalogue", "namespace": "shop", "phase": "Progressing", "checksum": "85d557f47b", "canaryWeight": 50,
-        "metadata": {"baseline": "version=v1", "canary": "version=v2", "interval": "2s", "warm-up": "0s"},
-    }  # fmt: skip
+def flagger(port: int, count: int) -> str:
+    """Each interval the page's webhooks in Flagger's order: rollback (200: now), rollout (else a failed check), then confirm-promotion."""
+    hooks = {hook["type"]: hook for d in map(yaml.safe_load, BLOCKS["yaml"]) for hook in d.get("webhooks", ())}
+
+    def ask(kind: str) -> int:
+        url, headers = here(hooks[kind]["url"], port)
+        metadata = {
+            **hooks[kind]["metadata"],
+            "baseline": "version=v1",
+            "canary": "version=v2",
+            "interval": "2s",
+            "warm-up": "0s",
+        }
+        payload = {
+            "name": "catalogue",
+            "namespace": "shop",
+            "phase": "Progressing",
+            "checksum": "85d557f47b",
+            "canaryWeight": 50,
+            "metadata": metadata,
+        }
+        return post(url, payload, **headers)[0]
+
     for _ in range(count):
-        if post(f"{url}/rollback", payload, **headers)[0] == 200:
+        if ask("rollback") == 200:
             return "rolled back"
-        rollout = post(f"{url}/rollout", payload, **headers)[0]
-        assert rollout in (200, 412)
-        if post(f"{url}/confirm-promotion", payload, **headers)[0] == 200:
+        assert ask("rollout") in (200, 412)
+        if ask("confirm-promotion") == 200:
             return "promoted"
-        time.sleep(interval_s)
+        time.sleep(1)
     return "waits"
 
 
@@ -248,29 +302,30 @@ def test_controllers_ask_the_agent(place: Place) -> None:
     assert post(url + "?target=shop/catalogue", **bearer)[0] == 400
     assert post(url + query + "&speed=1", **bearer)[0] == 400
     assert post(url + "/rollback", [1], **basic)[0] == 400
-    assert argo(url + query, bearer, 0.1, 1) == "Inconclusive"
+    port = place.agents[0].port
+    assert argo(port, "a", 1) == "Inconclusive"
     load = place.load(160, 90)
     try:
-        assert argo(url + query, bearer, 1.0, 60) == "Failed"
-        assert flagger(url, basic, 1.0, 60) == "rolled back"
+        assert argo(port, "a", 60) == "Failed"
+        assert flagger(port, 60) == "rolled back"
     finally:
         place.found.processes.stop(load)
-    assert argo(url + query, bearer, 0.1, 1) == "Failed", "a verdict is kept when its trial is over"
+    assert argo(port, "a", 1) == "Failed", "a verdict is kept when its trial is over"
 
 
 def test_in_front_of_a_prometheus(place: Place) -> None:
     """`verify --serve`, and a Spinnaker webhook stage that polls it."""
     port = free_port()
     process = subprocess.Popen(
-        [*SIDELIGHT, "verify", "--serve", f"127.0.0.1:{port}", "--prometheus", f"http://127.0.0.1:{place.prometheus}"],
+        [*SIDELIGHT, "verify", "--serve", f"127.0.0.1:{port}", "--prometheus", f"http://127.0.0.1:{place.prometheus}",
+         "--token-file", str(place.scratch / "token")],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
         eventually(lambda: post_or_none(f"http://127.0.0.1:{port}/healthz"), 20, "it answers")
-        asked = {"target": "shop/catalogue", "baseline": "version=v1", "canary": "version=v2", "interval": "2s"}
         load = place.load(160, 90)
         try:
-            status = spinnaker(f"http://127.0.0.1:{port}/verify", asked, 60)
+            status = spinnaker(port, 60)
         finally:
             place.found.processes.stop(load)
         assert status == "TERMINAL"
@@ -286,16 +341,34 @@ def post_or_none(url: str) -> bool:
         return False
 
 
-def spinnaker(url: str, asked: dict[str, str], count: int) -> str:
-    """A webhook stage with waitForCompletion, statusJsonPath `$.verdict`, successStatuses pass, terminalStatuses fail."""
+def spinnaker(port: int, count: int) -> str:
+    """The page's webhook stage: it polls by GET and compares what statusJsonPath finds."""
+    (stage,) = map(json.loads, BLOCKS["json"])
+    assert stage["method"] == "GET" and stage["statusUrlResolution"] == "getMethod"
+    url, _ = here(stage["url"].replace("${execution.id}", "01") + "&interval=2s&warm-up=0s", port)
+    headers = {name: value.replace("${token}", TOKEN) for name, value in stage["customHeaders"].items()}
     for _ in range(count):
-        status, text = post(url, asked)
+        status, text = post(url, **headers)
         assert status == 200
-        verdict = json.loads(text)["verdict"]
-        if verdict in ("pass", "fail"):
-            return {"pass": "SUCCEEDED", "fail": "TERMINAL"}[verdict]
+        document = json.loads(text)
+        assert isinstance(document[stage["progressJsonPath"].removeprefix("$.")], str)
+        verdict = document[stage["statusJsonPath"].removeprefix("$.")]
+        for name, outcome in (("successStatuses", "SUCCEEDED"), ("terminalStatuses", "TERMINAL")):
+            if verdict in stage[name].split(","):
+                return outcome
         time.sleep(1)
     return "RUNNING"
+
+
+def test_the_pages_manifests_are_valid() -> None:
+    kinds = [
+        document
+        for document in map(yaml.safe_load, BLOCKS["yaml"])
+        if document.get("kind") in ("Deployment", "Service")
+    ]
+    assert len(kinds) == 2
+    for document in kinds:
+        kubernetes_validate.validate(document, "1.31", strict=True)
 
 
 def test_all_requests_are_in_the_comparison(place: Place) -> None:

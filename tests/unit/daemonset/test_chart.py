@@ -18,6 +18,7 @@ EVERYTHING: dict[str, Any] = {
     "networkPolicy": {"enabled": True, "from": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "hubble": {"tls": {"source": "cert-manager", "issuerRef": {"name": "ca"}}}, "conntrack": "host", "detachOnExit": True,
     "otlp": {"endpoint": "http://tempo:4317", "env": [{"name": "OTEL_EXPORTER_OTLP_COMPRESSION", "value": "gzip"}]},
+    "verify": {"prometheus": "http://prometheus.monitoring:9090"},
     "extraEnv": [{"name": "X", "value": "y"}], "podLabels": {"team": "platform"}, "podAnnotations": {"a": "b"}, "state": {"hostPath": "/var/lib/sidelight"},
     "security": {"seccomp": {"type": "Localhost"}}, "imagePullSecrets": [{"name": "registry"}], "clusterName": "prod.eu",
 }  # fmt: skip
@@ -75,6 +76,18 @@ def test_the_arguments_are_the_agents() -> None:
     for values in VARIANTS.values():
         for argument in daemonset(values)["spec"]["template"]["spec"]["containers"][0]["args"][1:]:
             assert argument.partition("=")[0] in known, argument
+
+
+def test_verify_runs_without_any_privilege() -> None:
+    from sidelight.cli.verify import verify_command
+
+    assert not [item for item in objects(render({})) if item["metadata"]["name"].endswith("-verify")]
+    found = next(item for item in objects(render(EVERYTHING)) if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    (container,) = found["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]} and found["securityContext"]["runAsNonRoot"]
+    assert not found["automountServiceAccountToken"] and not any("hostPath" in volume for volume in found["volumes"])
+    known = {option for parameter in verify_command.params for option in parameter.opts}
+    assert all(argument.partition("=")[0] in known for argument in container["args"][1:])
 
 
 def test_the_configuration_is_read_by_the_agent(tmp_path: Any) -> None:
