@@ -82,9 +82,13 @@ def test_verify_runs_without_any_privilege() -> None:
     from sidelight.cli.verify import verify_command
 
     assert not [item for item in objects(render({})) if item["metadata"]["name"].endswith("-verify")]
-    found = next(item for item in objects(render(EVERYTHING)) if item["kind"] == "Deployment")["spec"]["template"]["spec"]
+    found = next(item for item in objects(render(EVERYTHING)) if item["kind"] == "Deployment")["spec"]["template"][
+        "spec"
+    ]
     (container,) = found["containers"]
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]} and found["securityContext"]["runAsNonRoot"]
+    assert (
+        container["securityContext"]["capabilities"] == {"drop": ["ALL"]} and found["securityContext"]["runAsNonRoot"]
+    )
     assert not found["automountServiceAccountToken"] and not any("hostPath" in volume for volume in found["volumes"])
     known = {option for parameter in verify_command.params for option in parameter.opts}
     assert all(argument.partition("=")[0] in known for argument in container["args"][1:])
