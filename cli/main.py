@@ -24,6 +24,7 @@ COMMANDS = {
     "map": "map",
     "diff": "diff",
     "verify": "verify",
+    "policy": "policy",
     "explain": "explain",
     "status": "status",
     "audit": "audit",

@@ -9,7 +9,7 @@ or mean as peers by labels; ipBlocks that the Service's address and the backend'
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -93,7 +93,7 @@ class Evaluator:
             end = traffic.source if direction is Direction.EGRESS else traffic.destination
             if end.pod is None:
                 continue
-            verdict, walk = self._side(traffic, direction)
+            verdict, walk = self.side(traffic, direction)
             verdicts.append(verdict)
             steps += walk
             if verdict is Verdict.DENIED:
@@ -110,14 +110,27 @@ class Evaluator:
         if found is None:
             found = {tier: [] for tier in Tier}
             for policy in self._policies[direction]:
-                if self._selected(policy, pod):
+                if self.selects(policy, pod):
                     found[policy.tier].append(policy)
             self._applying[key] = found
         return found
 
+    def matching(self, traffic: Traffic) -> Iterator[tuple[Policy, Direction, Rule]]:
+        """Every rule that matches it (or may), whichever decides."""
+        for direction in Direction:
+            pod = traffic.source.pod if direction is Direction.EGRESS else traffic.destination.pod
+            if pod is None:
+                continue
+            for policies in self.applying(pod, direction).values():
+                for policy in policies:
+                    for rule in policy.rules(direction) or ():
+                        if self._rule(traffic, direction, policy, rule) is not Match.NO:
+                            yield policy, direction, rule
+
     # -- one end -------------------------------------------------------------------------------------------------
 
-    def _side(self, traffic: Traffic, direction: Direction) -> tuple[Verdict, list[Step]]:
+    def side(self, traffic: Traffic, direction: Direction) -> tuple[Verdict, list[Step]]:
+        """The verdict at one end, which is a pod."""
         pod = traffic.source.pod if direction is Direction.EGRESS else traffic.destination.pod
         assert pod is not None
         if not pod.host_network and self._is_own_node(traffic, direction, pod):
@@ -158,12 +171,11 @@ class Evaluator:
             here: set[Action] = set()
             certain = False
             for policy in group:
-                action, step, unsure = self._first_rule(traffic, direction, policy)
-                undefined |= unsure
-                if action is not None and step is not None:
-                    here.add(action)
-                    steps.append(step)
-                    certain |= not unsure
+                actions, walk, sure = self._first_rules(traffic, direction, policy)
+                here |= actions
+                steps += walk
+                certain |= sure
+                undefined |= bool(actions) and not sure
             possible |= here
             if certain:
                 break
@@ -180,23 +192,32 @@ class Evaluator:
             steps.append(Step(direction, tier, None, -1, "policies of one priority differ"))
         return (decided.pop() if decided else None), steps, passed
 
-    def _first_rule(
+    def _first_rules(
         self, traffic: Traffic, direction: Direction, policy: Policy
-    ) -> tuple[Action | None, Step | None, bool]:
-        """(action of the first rule that matches, its step, whether it is not certain that it does)."""
+    ) -> tuple[set[Action], list[Step], bool]:
+        """(what the first rule that matches says, its step, whether one matches for certain).
+
+        Rules before it that may match or not are among them.
+        """
+        actions: set[Action] = set()
+        steps: list[Step] = []
         for rule in policy.rules(direction) or ():
-            peers = rule.peers or ()
-            if any(peer.unknown for peer in peers):
+            if any(peer.unknown for peer in rule.peers or ()):
                 # fail closed: an Allow matches nothing, a Deny or Pass denies everything
                 if rule.action is Action.ALLOW:
                     continue
                 says = f"{_called(rule)} has a peer of an unknown kind: fails closed"
-                return Action.DENY, Step(direction, policy.tier, policy, rule.number, says), False
+                steps.append(Step(direction, policy.tier, policy, rule.number, says))
+                return actions | {Action.DENY}, steps, True
             match = self._rule(traffic, direction, policy, rule)
-            if match is not Match.NO:
-                says = f"{rule.action} by {_called(rule)}" + (" (if it matches)" if match is Match.UNDEFINED else "")
-                return rule.action, Step(direction, policy.tier, policy, rule.number, says), match is Match.UNDEFINED
-        return None, None, False
+            if match is Match.NO:
+                continue
+            says = f"{rule.action} by {_called(rule)}" + (" (if it matches)" if match is Match.UNDEFINED else "")
+            steps.append(Step(direction, policy.tier, policy, rule.number, says))
+            actions.add(rule.action)
+            if match is Match.YES:
+                return actions, steps, True
+        return actions, steps, False
 
     def _namespaced(
         self, traffic: Traffic, direction: Direction, policies: list[Policy], pod: Pod
@@ -230,7 +251,8 @@ class Evaluator:
 
     # -- matching ------------------------------------------------------------------------------------------------
 
-    def _selected(self, policy: Policy, pod: Pod) -> bool:
+    def selects(self, policy: Policy, pod: Pod) -> bool:
+        """Is the pod one of the policy's subjects?"""
         if policy.namespaces is None:
             return policy.namespace == pod.namespace and self._matches(policy.pods, pod.labels)
         if pod.host_network:

@@ -24,6 +24,8 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     "/apis/apps/v1/replicasets": ("replicasets", "apps/v1", "ReplicaSet"),
     "/apis/batch/v1/jobs": ("jobs", "batch/v1", "Job"),
+    "/apis/batch/v1/cronjobs": ("cronjobs", "batch/v1", "CronJob"),
+    "/apis/networking.k8s.io/v1/networkpolicies": ("networkpolicies", "networking.k8s.io/v1", "NetworkPolicy"),
 }
 
 

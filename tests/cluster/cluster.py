@@ -255,10 +255,11 @@ class Cluster:
         """A Service with its slice, and kube-proxy's rules on every node."""
         key = f"{namespace}/{name}"
         known = self._services.get(key, {})
-        ports = [{"port": port, **({"nodePort": node_port} if node_port else {})}]
+        ports = [{"port": port, "targetPort": target, **({"nodePort": node_port} if node_port else {})}]
+        selector = dict(set.intersection(*(set(pod.labels.items()) for pod in backends)) if backends else ())
         uid = self.api.put("services", {
             "metadata": {"name": name, "namespace": namespace, **({"uid": known["uid"]} if known else {})},
-            "spec": {"type": "NodePort" if node_port else "ClusterIP", "clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "ports": ports},
+            "spec": {"type": "NodePort" if node_port else "ClusterIP", "clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "ports": ports, "selector": selector},
             "status": {},
         })  # fmt: skip
         endpoints = [

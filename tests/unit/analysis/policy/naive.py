@@ -200,8 +200,9 @@ def tier(
                     break
                 if match != {False}:
                     decided.add({"Allow": "allow", "Accept": "allow", "Deny": "deny", "Pass": "pass"}[rule["action"]])
-                    certain = certain or match == {True}
-                    break
+                    if match == {True}:
+                        certain = True
+                        break
         found |= decided
         if certain:
             return found

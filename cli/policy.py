@@ -1,0 +1,362 @@
+"""`sidelight policy`: network policies from what was seen, and against it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sidelight.agent.errors import ConfigError, SidelightError
+from sidelight.cli import options
+from sidelight.cli.selection import duration_s
+
+if TYPE_CHECKING:
+    from sidelight.analysis.policy.check import EdgeResult, Result
+    from sidelight.analysis.policy.model import Policy
+    from sidelight.cli.policy_sources import Flows, Objects
+
+facts = options._chain(
+    options.connection_options,
+    click.option("--kubeconfig", default="", metavar="FILE", help="Pods, nodes and policies of this cluster. Default: in-cluster."),
+    click.option("--objects", "object_paths", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="FILE",
+                 help="...or of files: `kubectl get pods,ns,nodes,netpol -A -o json`; repeat for several."),
+    click.option("--since", default="1h", show_default=True, metavar="DURATION", help="Flows of agents since then."),
+    click.option("--file", "files", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="FILE",
+                 help="Flows of recordings (`sidelight record`) instead; repeat for several."),
+)  # fmt: skip
+
+
+class CouldNotLook(Exception):
+    """Exit status 3: nothing could be seen."""
+
+
+@click.group("policy")
+def policy_command() -> None:
+    """Network policies: suggested from what was seen, checked against it before they bite.
+
+    \b
+    Examples:
+      sidelight policy suggest shop > shop.yaml
+      sidelight policy check shop.yaml
+      sidelight policy check                        the cluster's own, as they are: denied, yet flowing?
+    """
+
+
+@policy_command.command("check")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[FILE]...")
+@facts
+@click.option("--replace", is_flag=True, help="The files' policies alone, without those of the cluster.")
+@click.option(
+    "--all", "show_all", is_flag=True, help="Every edge with its walk, not only those that change or should not be."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def check_command(paths: tuple[Path, ...], replace: bool, show_all: bool, output: str, **arguments: Any) -> None:
+    """What policies in FILEs, beside those of the cluster, would do to the traffic that was seen.
+
+    A file's policy replaces the cluster's of the same kind and name. Exit status: 0 nothing that flows would be cut, 1 something would be,
+    2 usage, 3 could not look.
+
+    \b
+    Examples:
+      sidelight policy check new.yaml --since 24h
+      sidelight policy check --file week.flows --objects cluster.json policies/
+    """
+    from sidelight.analysis.policy.check import check
+    from sidelight.analysis.policy.observed import edges_of
+    from sidelight.cli.policy_sources import objects_of, read_documents
+
+    new = [policy for path in paths for policy in objects_of(read_documents(path)).policies]
+    if paths and not new:
+        raise ConfigError(f"no network policies in {', '.join(map(str, paths))}")
+    objects, flows = _look(arguments)
+    titles = {policy.title for policy in new}
+    kept = [] if replace else [policy for policy in objects.policies if policy.title not in titles]
+    then = [*kept, *new] if paths else objects.policies
+    result = check(objects.policies, then, objects.cluster, edges_of(flows.observations))
+    if output == "json":
+        click.echo(json.dumps(check_json(result, flows), indent=2))
+    else:
+        _print_check(result, flows, then, show_all, bool(paths))
+    sys.exit(1 if result.cut else 0)
+
+
+@policy_command.command("suggest")
+@click.argument("namespaces", nargs=-1, metavar="[NAMESPACE]...")
+@facts
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["networkpolicy", "cilium", "clusternetworkpolicy"]),
+    default="networkpolicy",
+    show_default=True,
+)
+@click.option("--ingress-only", is_flag=True, help="Nothing about what they may ask of others.")
+@click.option("--all-of-it", is_flag=True, help="As if there were no policies yet.")
+@click.option(
+    "--split", is_flag=True, help="Learn on the first half of the time, judge on the other, print the false-cut rate."
+)
+@click.option("--diff", is_flag=True, help="What applying it would change in the cluster, as a unified diff.")
+@click.option("-o", "--output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
+def suggest_command(
+    namespaces: tuple[str, ...],
+    form: str,
+    ingress_only: bool,
+    all_of_it: bool,
+    split: bool,
+    diff: bool,
+    output: str,
+    **arguments: Any,
+) -> None:
+    """Policies that allow what was seen, with the evidence of each rule, for the workloads of these namespaces (all but kube-system).
+
+    Exit status: 0, 2 usage, 3 could not look.
+
+    \b
+    Examples:
+      sidelight policy suggest shop --since 24h > shop.yaml
+      sidelight policy suggest shop --split
+      sidelight policy suggest shop --format cilium
+    """
+    from sidelight.analysis.policy.model import Direction
+    from sidelight.analysis.policy.observed import edges_of
+    from sidelight.analysis.policy.render import suggestion_json, text
+    from sidelight.analysis.policy.suggest import suggest
+
+    objects, flows = _look(arguments)
+    unknown = set(namespaces) - {pod.namespace for pod in objects.cluster.pods}
+    if unknown:
+        raise ConfigError(f"no pods in {', '.join(sorted(unknown))}")
+    directions = (Direction.INGRESS,) if ingress_only else tuple(Direction)
+    existing = [] if all_of_it else objects.policies
+    if split:
+        _split(objects, flows, namespaces, directions)
+        return
+    suggestion = suggest(edges_of(flows.observations), objects.cluster, existing, namespaces, directions)
+    suggestion.warnings[:0] = _warnings(objects, flows)
+    if diff:
+        click.echo(_diff(suggestion, objects, form), nl=False)
+    elif output == "json":
+        click.echo(json.dumps(suggestion_json(suggestion, form), indent=2))
+    else:
+        click.echo(text(suggestion, form), nl=False)
+
+
+def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
+    """Exits with status 3 when there is nothing to see."""
+    from sidelight.cli.policy_sources import Reader, objects_of, read_cluster, read_documents
+
+    paths = arguments["object_paths"]
+    if paths:
+        objects = objects_of(document for path in paths for document in read_documents(path))
+    else:
+        try:
+            objects = read_cluster(arguments["kubeconfig"])
+        except SidelightError as error:
+            _could_not_look(str(error))
+    if not objects.cluster.pods:
+        _could_not_look("there are no pods among the objects")
+    try:
+        flows = Reader(objects).read(_responses(arguments))
+    except ConfigError:
+        raise
+    except SidelightError as error:
+        _could_not_look(str(error))
+    if not flows.observations:
+        _could_not_look("no connections were seen in that time")
+    return objects, flows
+
+
+def _could_not_look(why: str) -> Any:
+    click.echo(f"sidelight: could not look: {why}", err=True)
+    sys.exit(3)
+
+
+def _responses(arguments: dict[str, Any]) -> Any:
+    from sidelight.cli.client import connect
+    from sidelight.cli.recording import read_all
+    from sidelight.exporter.proto import observer_pb2
+
+    if arguments["files"]:
+        for path in arguments["files"]:
+            yield from read_all(path)
+        return
+    request = observer_pb2.GetFlowsRequest()
+    request.since.FromNanoseconds(time.time_ns() - int(duration_s(arguments["since"]) * 1e9))
+    try:
+        with connect(arguments, own_agent=False) as client:
+            yield from client.flows(request)
+    except ConfigError as error:
+        raise SidelightError(str(error)) from None
+
+
+def _warnings(objects: Objects, flows: Flows) -> list[str]:
+    """What the window cannot know."""
+    first = min(seen.at for seen in flows.observations)
+    last = max(seen.at for seen in flows.observations)
+    found = [f"seen from {_time(first)} to {_time(last)}: what comes less often than that is not allowed"]
+    if flows.lost:
+        found.append(f"{flows.lost} flows were lost or held back: what only they showed is not allowed")
+    silent = sorted(name for name, ran in objects.cron_jobs.items() if ran < first)
+    if silent:
+        found.append(f"CronJobs that did not run meanwhile: {', '.join(silent[:10])}")
+    nodes = {node.name for node in objects.cluster.nodes}
+    if missing := sorted(nodes - flows.nodes):
+        found.append(f"nodes without an agent that reported: {', '.join(missing[:10])}")
+    return found
+
+
+def _time(at: float) -> str:
+    from sidelight.analysis.policy.render import moment
+
+    return moment(at)
+
+
+def _split(objects: Objects, flows: Flows, namespaces: tuple[str, ...], directions: Any) -> None:
+    from sidelight.analysis.policy.holdout import hold_out
+
+    rows = hold_out(flows.observations, objects.cluster, namespaces, directions)
+    click.echo(f"{'learned for':>12} {'judged':>8} {'cut':>8} {'false-cut rate':>15} {'edges cut':>10}")
+    for row in rows:
+        rate = row.cut / row.judged if row.judged else 0.0
+        click.echo(f"{row.learned_s:10.0f} s {row.judged:8} {row.cut:8} {rate:15.2%} {row.edges_cut:10}")
+
+
+def _diff(suggestion: Any, objects: Objects, form: str) -> str:
+    """Of the policies of the same names as they are in the cluster: their rules, as the model has them."""
+    import difflib
+
+    from sidelight.analysis.policy.objects import policy_of
+    from sidelight.analysis.policy.render import manifest
+
+    if form == "cilium":
+        raise ConfigError("--diff knows the kinds of Kubernetes: networkpolicy or clusternetworkpolicy")
+    known = {policy.title: policy for policy in objects.policies}
+    lines: list[str] = []
+    for suggested in suggestion.policies:
+        policy = policy_of(manifest(suggested, form))
+        before = describe(known[policy.title]) if policy.title in known else []
+        lines += difflib.unified_diff(
+            before, describe(policy), f"cluster/{policy.title}", f"suggested/{policy.title}", lineterm=""
+        )
+    return "".join(f"{line}\n" for line in lines) or "nothing would change\n"
+
+
+def describe(policy: Policy) -> list[str]:
+    """A policy in lines that can be compared."""
+    from sidelight.analysis.policy.model import Direction
+
+    lines = [f"pods {_selector(policy.pods)}"]
+    for direction in Direction:
+        rules = policy.rules(direction)
+        if rules is None:
+            continue
+        lines.append(f"{direction}: {'nothing' if not rules else ''}".rstrip())
+        for rule in rules:
+            peers = ["everybody"] if rule.peers is None else [_peer(peer) for peer in rule.peers]
+            ports = (
+                ["every port"]
+                if rule.ports is None
+                else [f"{p.protocol} {p.name or p.first or 'all'}" for p in rule.ports]
+            )
+            lines += [f"  {rule.action} {peer} {', '.join(ports)}" for peer in sorted(peers)]
+    return lines
+
+
+def _selector(selector: Any) -> str:
+    parts = [f"{r.key} {r.operator} {','.join(r.values)}".strip() for r in selector.requirements]
+    return " and ".join(parts) or "all"
+
+
+def _peer(peer: Any) -> str:
+    if peer.networks:
+        return ",".join(map(str, peer.networks)) + (
+            f" but {','.join(map(str, peer.exceptions))}" if peer.exceptions else ""
+        )
+    where = "here" if peer.namespaces is None else f"namespaces {_selector(peer.namespaces)}"
+    return f"pods {_selector(peer.pods)} of {where}" if peer.pods is not None else where
+
+
+def check_json(result: Result, flows: Flows) -> dict[str, Any]:
+    return {
+        "cut": sum(found.cut for found in result.edges),
+        "denied_yet_flowing": sum(found.denied_now for found in result.edges),
+        "lost_flows": flows.lost,
+        "edges": [
+            {
+                **found.edge.key._asdict(), **found.edge.evidence(), "now": str(found.now), "then": str(found.then),
+                "cut": found.cut, "denied_yet_flowing": found.denied_now,
+                "walk": [
+                    {"direction": str(s.direction), "tier": str(s.tier or ""), "policy": s.policy.title if s.policy else "", "rule": s.rule, "says": s.says}
+                    for s in found.walk
+                ],
+            }
+            for found in result.edges
+        ],
+        "rules_that_matched_nothing": [
+            {"policy": policy.title, "direction": str(direction), "rule": rule.number} for policy, direction, rule in result.dead
+        ],
+        "policies_without_pods": [policy.title for policy in result.selectless],
+    }  # fmt: skip
+
+
+MARKS = {
+    "cut": ("✗", "red"),
+    "unenforced": ("!", "yellow"),
+    "undefined": ("?", "yellow"),
+    "opened": ("+", "cyan"),
+    "same": ("·", ""),
+}
+
+
+def _print_check(result: Result, flows: Flows, then: list[Policy], show_all: bool, proposed: bool) -> None:
+    from sidelight.analysis.policy.check import walk_text
+
+    shown = 0
+    for found in sorted(result.edges, key=lambda found: (_kind(found) == "same", found.edge.key)):
+        kind = _kind(found)
+        if kind == "same" and not show_all:
+            continue
+        shown += 1
+        mark, colour = MARKS[kind]
+        key = found.edge.key
+        verdicts = f"{found.now} -> {found.then}" if proposed and found.now != found.then else str(found.then)
+        click.echo(
+            click.style(
+                f"{mark} {key.source} -> {key.destination}:{key.port} {key.protocol}  {verdicts}{_says(found, kind)}",
+                fg=colour or None,
+            )
+        )
+        click.echo(f"    {walk_text(found.walk if kind != 'unenforced' else found.walk_now)}")
+    for policy, direction, rule in result.dead:
+        click.echo(f"- {policy.title}: {direction} rule {rule.number + 1} matched nothing that was seen")
+    for policy in result.selectless:
+        click.echo(f"- {policy.title}: selects no pod")
+    seen = sum(found.edge.connections for found in result.edges)
+    click.echo(
+        f"checked {len(result.edges)} edges, {seen} connections, {len(then)} policies: "
+        + (f"{len(result.cut)} edges would be cut" if result.cut else "nothing that flows would be cut")
+        + (f"; {len(result.unenforced)} denied, yet flowing" if result.unenforced else "")
+        + (f"; {flows.lost} flows lost" if flows.lost else "")
+    )
+
+
+def _kind(found: EdgeResult) -> str:
+    if found.cut:
+        return "cut"
+    if found.denied_now:
+        return "unenforced"
+    if str(found.then) == "undefined":
+        return "undefined"
+    return "opened" if str(found.now) == "denied" and str(found.then) == "allowed" else "same"
+
+
+def _says(found: EdgeResult, kind: str) -> str:
+    if kind == "cut":
+        return f": {found.cut} of {found.edge.connections} connections would be cut"
+    if kind == "unenforced":
+        return f": denied, yet {found.denied_now} connections flowed: the network does not enforce it, or they are older than the policy"
+    return ""
