@@ -51,7 +51,7 @@ demo: install ## see it work: real servers and clients, named flows, both sides'
 	@.venv/bin/sidelight demo
 
 test: install-test ## every test, the kernel's included
-	@.venv/bin/python -m pytest tests
+	@.venv/bin/python -m tests.side_by_side
 
 test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what CI runs; WRITE=1: docs/kernels.md, bpf/verified.json
 	@$(call apt,$(APT_GUESTS))

@@ -43,11 +43,14 @@ PROGRAMS = {"nginx": "nginx-light", "redis-server": "redis-server", "curl": "cur
     type=click.Choice(["errors", "tail", "resets", "bad-pod", "nothing"]),
     help="The same cluster's catalogue gets a second version that is worse in this way; `verify` follows it.",
 )
+@click.option(
+    "--policy", is_flag=True, help="The shop's traffic as policies: suggested, checked, and what they would cut."
+)
 @click.option("--metrics-listen", default="off", metavar="HOST:PORT", help="Serve /metrics and /map meanwhile.")
 @click.option("--lines", default=60, show_default=True, help="Flows shown at most.")
 @click.option("-o", "--output", type=click.Choice(["compact", "wide", "json"]), default="compact", show_default=True)
 def demo_command(
-    seconds: float, kubernetes: bool, canary: str | None, metrics_listen: str, lines: int, output: str
+    seconds: float, kubernetes: bool, canary: str | None, policy: bool, metrics_listen: str, lines: int, output: str
 ) -> None:
     """See it work: servers and clients in a cgroup of their own, named flows, and both sides' counts.
 
@@ -57,6 +60,7 @@ def demo_command(
       sidelight demo --seconds 60 --metrics-listen 127.0.0.1:9464     and look at http://127.0.0.1:9464/map
       sidelight demo --kubernetes
       sidelight demo --canary errors
+      sidelight demo --policy
     """
     options.require_root()
     _mount_bpffs()
@@ -64,6 +68,11 @@ def demo_command(
         from sidelight.cli.demo_canary import run as run_canary
 
         run_canary(canary, output)
+        return
+    if policy:
+        from sidelight.cli.demo_policy import run as run_policy
+
+        run_policy(seconds)
         return
     if kubernetes:
         from sidelight.cli.demo_kubernetes import run

@@ -27,6 +27,7 @@ facts = options._chain(
     click.option("--since", default="1h", show_default=True, metavar="DURATION", help="Flows of agents since then."),
     click.option("--file", "files", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="FILE",
                  help="Flows of recordings (`sidelight record`) instead; repeat for several."),
+    click.option("--prometheus", metavar="URL", help="Edges by workload from there instead: no addresses outside, a pod for its workload."),
 )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def check_command(paths: tuple[Path, ...], replace: bool, show_all: bool, output
     if output == "json":
         click.echo(json.dumps(check_json(result, flows), indent=2))
     else:
-        _print_check(result, flows, then, show_all, bool(paths))
+        print_check(result, flows, then, show_all, bool(paths))
     sys.exit(1 if result.cut else 0)
 
 
@@ -147,7 +148,7 @@ def suggest_command(
 
 def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
     """Exits with status 3 when there is nothing to see."""
-    from sidelight.cli.policy_sources import Reader, objects_of, read_cluster, read_documents
+    from sidelight.cli.policy_sources import objects_of, read_cluster, read_documents
 
     paths = arguments["object_paths"]
     if paths:
@@ -160,7 +161,7 @@ def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
     if not objects.cluster.pods:
         _could_not_look("there are no pods among the objects")
     try:
-        flows = Reader(objects).read(_responses(arguments))
+        flows = _flows(objects, arguments)
     except ConfigError:
         raise
     except SidelightError as error:
@@ -173,6 +174,17 @@ def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
 def _could_not_look(why: str) -> Any:
     click.echo(f"sidelight: could not look: {why}", err=True)
     sys.exit(3)
+
+
+def _flows(objects: Objects, arguments: dict[str, Any]) -> Flows:
+    """Raises SidelightError."""
+    from sidelight.cli.policy_sources import Reader, from_prometheus
+
+    if arguments["prometheus"]:
+        from sidelight.exporter.verify.prometheus import Api
+
+        return from_prometheus(Api(arguments["prometheus"]), objects, duration_s(arguments["since"]), time.time())
+    return Reader(objects).read(_responses(arguments))
 
 
 def _responses(arguments: dict[str, Any]) -> Any:
@@ -312,15 +324,14 @@ MARKS = {
 }
 
 
-def _print_check(result: Result, flows: Flows, then: list[Policy], show_all: bool, proposed: bool) -> None:
+def print_check(result: Result, flows: Flows, then: list[Policy], show_all: bool, proposed: bool) -> None:
+    """The edges that matter, each with the walk to its verdict; then what matched nothing, and the sum."""
     from sidelight.analysis.policy.check import walk_text
 
-    shown = 0
     for found in sorted(result.edges, key=lambda found: (_kind(found) == "same", found.edge.key)):
         kind = _kind(found)
         if kind == "same" and not show_all:
             continue
-        shown += 1
         mark, colour = MARKS[kind]
         key = found.edge.key
         verdicts = f"{found.now} -> {found.then}" if proposed and found.now != found.then else str(found.then)
@@ -338,10 +349,14 @@ def _print_check(result: Result, flows: Flows, then: list[Policy], show_all: boo
     seen = sum(found.edge.connections for found in result.edges)
     click.echo(
         f"checked {len(result.edges)} edges, {seen} connections, {len(then)} policies: "
-        + (f"{len(result.cut)} edges would be cut" if result.cut else "nothing that flows would be cut")
+        + (f"{_edges(len(result.cut))} would be cut" if result.cut else "nothing that flows would be cut")
         + (f"; {len(result.unenforced)} denied, yet flowing" if result.unenforced else "")
         + (f"; {flows.lost} flows lost" if flows.lost else "")
     )
+
+
+def _edges(count: int) -> str:
+    return "1 edge" if count == 1 else f"{count} edges"
 
 
 def _kind(found: EdgeResult) -> str:

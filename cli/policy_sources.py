@@ -18,6 +18,7 @@ from sidelight.analysis.policy.objects import KINDS, cluster_of, policy_of
 from sidelight.analysis.policy.observed import Observation
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2
+from sidelight.exporter.verify.prometheus import Api, along
 
 PATHS = {
     "/api/v1/namespaces": "Namespace",
@@ -176,7 +177,7 @@ class Reader:
         detail = detail_of(flow)
         client = detail.reporter == "source"
         udp = flow.l4.WhichOneof("protocol") == "UDP"
-        if detail.kind not in ("open", "fail", "dns") and not (detail.kind == "close" and detail.adopted):
+        if detail.kind not in ("open", "fail", "dns", "close"):
             return
         if (detail.kind == "dns" and not udp) or (
             client and detail.kind != "fail" and detail.destination_provenance in _SERVERS
@@ -197,6 +198,8 @@ class Reader:
             Traffic(source, destination, port, "UDP" if udp else "TCP", dialled),
             flow.time.ToNanoseconds() / 1e9,
             failed=detail.kind == "fail",
+            # an end tells the bytes of a connection whose opening was counted, unless that was before the agent
+            count=0 if detail.kind == "close" and not detail.adopted else 1,
             bytes=detail.sent_bytes + detail.received_bytes,
             known=(detail.source_provenance, detail.destination_provenance),
             retried=detail.reason if detail.kind == "fail" else "",
@@ -249,6 +252,46 @@ class Reader:
             )  # fmt: skip
             return End(address, pod=pod, node=node if host else None)
         return End(address, pod=Pod(endpoint.pod_name, endpoint.namespace, labels, (address,), owner=owner))
+
+
+def from_prometheus(api: Api, objects: Objects, since_s: float, now: float) -> Flows:
+    """Connections by workload, as servers' agents counted them: integers, resets taken in. Raises SidelightError.
+
+    A workload is one of its pods, by whose labels it is judged. What goes outside has no address here, and is left out: warned of as lost.
+    """
+    pods: dict[tuple[str, str], Pod] = {}
+    for pod in objects.cluster.pods:
+        pods.setdefault((pod.namespace, pod.owner or pod.name), pod)
+    found = Flows()
+    start = now - since_s
+    selector = 'sidelight_tcp_connections_opened_total{reporter="destination"}'
+    before = {
+        _series(row["metric"]): float(row["value"][1]) for row in api.query(f"last_over_time({selector}[7d])", start)
+    }
+    for row in api.query(f"{selector}[{max(1, int(since_s))}s]", now):
+        labels = row["metric"]
+        samples = [(float(at), float(value)) for at, value in row["values"]]
+        base = before.get(_series(labels))
+        count = along(([(start, base)] if base is not None else []) + samples, [start, now])[-1]
+        ends = [
+            pods.get((labels.get(f"{side}_workload_namespace", ""), labels.get(f"{side}_workload", "")))
+            for side in ("source", "destination")
+        ]
+        found.nodes.add(labels.get("node", labels.get("instance", "")))
+        if not count:
+            continue
+        if ends[0] is None or ends[1] is None or not labels.get("server_port"):
+            found.lost += count
+            continue
+        source, destination = (End(pod.addresses[0] if pod.addresses else None, pod=pod) for pod in ends if pod)
+        traffic = Traffic(source, destination, int(labels["server_port"]), "TCP")
+        found.observations.append(Observation(traffic, samples[0][0], count=count, known=("prometheus", "prometheus")))
+        found.observations.append(Observation(traffic, samples[-1][0], count=0, known=("prometheus", "prometheus")))
+    return found
+
+
+def _series(labels: dict[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset(labels.items())
 
 
 def _labels(texts: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -259,6 +259,10 @@ def _reason(traffic: Traffic, far: End, direction: Direction) -> str:
 
 
 def _warn(found: SuggestedPolicy, warnings: list[str]) -> None:
+    if versioned := [key for key, _ in found.selector if key in VERSIONED]:
+        found.notes.append(
+            f"told apart by {', '.join(versioned)}: the next version needs a policy of its own, or another label"
+        )
     egress = found.egress or []
     if egress and not any(rule.reason == "DNS" for rule in egress):
         found.notes.append("no DNS was seen from it: if it resolves names, allow port 53 to the cluster's DNS")

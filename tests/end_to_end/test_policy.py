@@ -56,7 +56,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             found.api.put("cronjobs", {"metadata": {"name": "report", "namespace": "shop"}, "status": {}})
             ask(found, pods["load"], "10.96.0.13:80", 20)
             # an attempt that nobody answers is not to be allowed
-            knock = f"import socket\ntry: socket.create_connection(({pods['cart'].ip!r}, 9999), 5)\nexcept OSError: pass"
+            knock = (
+                f"import socket\ntry: socket.create_connection(({pods['cart'].ip!r}, 9999), 5)\nexcept OSError: pass"
+            )
             found.run(pods["load"], "python3", "-c", knock).wait(30)
             yield Place(agent, found, pods, scratch)
     finally:

@@ -371,6 +371,21 @@ def test_the_pages_manifests_are_valid() -> None:
         kubernetes_validate.validate(document, "1.31", strict=True)
 
 
+def test_policies_from_a_prometheus(place: Place) -> None:
+    """Its edges, by workload, are those of the flows."""
+    said = subprocess.run(
+        [*SIDELIGHT, "policy", "suggest", "shop", "--kubeconfig", str(place.found.api.kubeconfig()), "--prometheus", f"http://127.0.0.1:{place.prometheus}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    documents = {d["metadata"]["name"]: d for d in yaml.safe_load_all(said.stdout) if d}
+    assert {"sidelight-catalogue", "sidelight-catalogue-v2"} <= documents.keys()
+    (rule,) = documents["sidelight-catalogue"]["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 8080}] and rule["from"][0]["podSelector"] == {
+        "matchLabels": {"app": "generator"}
+    }
+
+
 def test_all_requests_are_in_the_comparison(place: Place) -> None:
     """The last test: it ends the servers. One comparison over both agents beside what the servers counted since it began."""
     settings = Settings(interval_s=1.0, warm_up_s=0.0)
