@@ -56,6 +56,8 @@ GOALS = [
     Goal("spans, 5,000 a second", "span_cost", ("direct", "percent_of_a_core_at_5000_a_second"), 10, unit=" % of a core"),
     Goal("scrape of 10,000 edges", "exposition_scale", ("10000 edges", "scrape_s"), 0.5, unit=" s"),
     Goal("memory with 100,000 pods", "identity_scale", ("100000 pods", "agent_rss_mb"), 180, unit=" MB"),
+    Goal("1,000 policies against 100,000 edges", "policy_scale", ("1000 policies, 10000 pods, 100000 edges", "check_s"), 10, unit=" s"),
+    Goal("its memory", "policy_scale", ("1000 policies, 10000 pods, 100000 edges", "peak_mb"), 500, unit=" MB"),
     Goal("wrong names, local ends", "identity_accuracy", ("Sidelight, local end", "wrong"), 0),
     Goal("wrong names, remote ends", "identity_accuracy", ("Sidelight, remote end", "wrong"), 0),
     Goal("soak: memory an hour", "soak", ("rss_mb_an_hour",), 2, unit=" MB"),

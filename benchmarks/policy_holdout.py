@@ -9,21 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from sidelight.agent.loader import cgroup2_root
-from sidelight.agent.settings import AgentSettings, default_socket
 from sidelight.analysis.policy.holdout import hold_out
-from sidelight.cli.client import Client, open_channel
-from sidelight.cli.demo import demo_cgroup
+from sidelight.cli.demo_cluster import observed_cluster
 from sidelight.cli.policy_sources import Reader, read_cluster
-from sidelight.cli.runtime import Runtime, temporary_instance
 from sidelight.exporter.proto import observer_pb2
-from tests.cluster.cluster import NODE, SHOP_SERVER, Cluster, Pod, cluster
+from tests.cluster.cluster import SHOP_SERVER, Cluster, Pod
 from tests.end_to_end.test_kubernetes import listening
 
 WORKLOADS, EDGES = 10, 40
@@ -32,30 +25,13 @@ KNOCK = "import socket\ntry: socket.create_connection(({ip!r}, 8080), 5).close()
 
 def run(seconds: float = 240.0, seed: int = 1) -> dict[str, Any]:
     chance = random.Random(seed)
-    root = cgroup2_root()
-    with (
-        demo_cgroup(root) as cgroup,
-        tempfile.TemporaryDirectory(prefix="sidelight-holdout-") as scratch,
-        cluster(cgroup, Path(scratch)) as found,
-    ):
-        settings = AgentSettings(
-            cgroup=cgroup / NODE, cgroup_root=root, instance=temporary_instance("holdout"), interval_s=0.5, keep_state=False,
-            kubernetes=True, kubeconfig=str(found.api.kubeconfig()), node=NODE, cluster="holdout",
-        )  # fmt: skip
-        runtime = Runtime(settings)
-        runtime.start()
-        client = Client([(NODE, open_channel(f"unix:{default_socket(settings.instance, settings.state)}", {}))])
-        try:
-            _live(found, chance, seconds)
-            runtime.agent.drain_now()
-            objects = read_cluster(str(found.api.kubeconfig()))
-            request = observer_pb2.GetFlowsRequest()
-            request.since.FromSeconds(0)
-            flows = Reader(objects).read(client.flows(request))
-        finally:
-            client.close()
-            runtime.stop(detach=True)
-            shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
+    with observed_cluster("holdout") as place:
+        _live(place.found, chance, seconds)
+        place.runtime.agent.drain_now()
+        objects = read_cluster(str(place.found.api.kubeconfig()))
+        request = observer_pb2.GetFlowsRequest()
+        request.since.FromSeconds(0)
+        flows = Reader(objects).read(place.client.flows(request))
     return {
         "seconds": seconds,
         "connections": sum(seen.count for seen in flows.observations),

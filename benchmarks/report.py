@@ -25,6 +25,7 @@ from benchmarks import (
     overhead,
     peers,
     plots,
+    policy_scale,
     program_cost,
     soak,
     span_cost,
@@ -46,6 +47,7 @@ BENCHMARKS: dict[str, tuple[Any, Callable[[], Any], Callable[[], Any], str]] = {
     "identity_scale": (identity_scale, identity_scale.run, lambda: identity_scale.run((1000,)), "1 min"),
     "span_cost": (span_cost, span_cost.run, lambda: span_cost.run(2000), "10 s"),
     "verify_accuracy": (verify_accuracy, verify_accuracy.run, lambda: verify_accuracy.run(10, 10), "25 min"),
+    "policy_scale": (policy_scale, policy_scale.run, lambda: policy_scale.run(((100, 30, 500),)), "15 s"),
     "exposition_scale": (exposition_scale, exposition_scale.run, lambda: exposition_scale.run((100,)), "10 s"),
 }
 """Name -> (module, the whole run, a tiny one, how long the whole one takes)."""

@@ -8,60 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from sidelight.agent.loader import cgroup2_root
-from sidelight.agent.settings import AgentSettings, default_socket
 from sidelight.analysis.comparison import Settings
-from sidelight.cli.client import Client, open_channel
-from sidelight.cli.demo import demo_cgroup
-from sidelight.cli.demo_canary import deploy, own_counts
-from sidelight.cli.runtime import Runtime, temporary_instance
+from sidelight.cli.demo_canary import LOAD, deploy, own_counts
+from sidelight.cli.demo_cluster import observed_cluster
 from sidelight.cli.verify import agents
 from sidelight.exporter.verify.arms import arms_of
 from sidelight.exporter.verify.trial import Trial
-from tests.cluster.cluster import NODE, cluster
 
 BOTH = ({"errors": 0.01, "slow": 0.02, "slow_s": 0.1},) * 3
-LOAD = Path(__file__).resolve().parent.parent / "tests" / "cluster" / "canary_load.py"
 
 
 def run(minutes: float = 10.0, rate: float = 150.0) -> dict[str, Any]:
-    root = cgroup2_root()
-    with (
-        demo_cgroup(root) as cgroup,
-        tempfile.TemporaryDirectory(prefix="sidelight-same-") as scratch,
-        cluster(cgroup, Path(scratch)) as found,
-    ):
-        settings = AgentSettings(
-            cgroup=cgroup / NODE, cgroup_root=root, instance=temporary_instance("same"), interval_s=0.5, keep_state=False,
-            kubernetes=True, kubeconfig=str(found.api.kubeconfig()), node=NODE, cluster="same",
-        )  # fmt: skip
-        runtime = Runtime(settings)
-        runtime.start()
-        client = Client([(NODE, open_channel(f"unix:{default_socket(settings.instance, settings.state)}", {}))])
-        try:
-            servers = deploy(found, list(BOTH), Path(scratch), BOTH)
-            time.sleep(1.0)
-            arms = arms_of("shop/catalogue", "version=v1", "version=v2")
-            judged = Settings(interval_s=2.0, warm_up_s=0.0, for_s=minutes * 60)
-            trial = Trial(arms, agents(client, arms, judged), judged, time.time)
-            trial.start()
-            load = found.python(servers["load"], LOAD, "10.96.0.12", 80, rate, minutes * 60 + 30)
-            said = _follow(trial)
-            found.processes.stop(load)
-            time.sleep(1.0)
-            verdict = trial.look(last=True)
-            theirs = own_counts(found, servers, Path(scratch))
-        finally:
-            client.close()
-            runtime.stop(detach=True)
-            shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
+    with observed_cluster("same") as place:
+        found, scratch = place.found, place.scratch
+        servers = deploy(found, list(BOTH), scratch, BOTH)
+        time.sleep(1.0)
+        arms = arms_of("shop/catalogue", "version=v1", "version=v2")
+        judged = Settings(interval_s=2.0, warm_up_s=0.0, for_s=minutes * 60)
+        trial = Trial(arms, agents(place.client, arms, judged), judged, time.time)
+        trial.start()
+        load = found.python(servers["load"], LOAD, "10.96.0.12", 80, rate, minutes * 60 + 30)
+        said = _follow(trial)
+        found.processes.stop(load)
+        time.sleep(1.0)
+        verdict = trial.look(last=True)
+        theirs = own_counts(found, servers, scratch)
     return {
         "minutes": minutes,
         "looks": verdict.looks,

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import shutil
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sidelight.agent.errors import SidelightError, UnsupportedFeature
-from sidelight.agent.loader import cgroup2_root
-from sidelight.agent.settings import AgentSettings, default_socket
+from sidelight.agent.errors import SidelightError
 from sidelight.analysis.comparison import Settings
 from sidelight.analysis.judge import ONE_POD
-from sidelight.cli.client import Client, open_channel
-from sidelight.cli.demo import demo_cgroup
-from sidelight.cli.demo_kubernetes import REPOSITORY
+from sidelight.cli.client import Client
+from sidelight.cli.demo_cluster import REPOSITORY, observed_cluster
 from sidelight.cli.verify import agents
 from sidelight.cli.verify_screen import Screen, print_verdict
 from sidelight.exporter.verify.arms import arms_of
@@ -34,6 +27,7 @@ WAYS: dict[str, tuple[list[dict[str, float]], str]] = {
     "nothing": ([{}] * 3, "pass"),
 }
 """What each of the canary's pods does, and what is to be said of it."""
+LOAD = REPOSITORY / "tests" / "cluster" / "canary_load.py"
 RATE = 240.0
 UP_TO_S = 150.0
 LONE_S = 40.0
@@ -42,46 +36,14 @@ LONE_S = 40.0
 
 def run(way: str, output: str) -> None:
     """Raises SidelightError when the verdict, or a count beside the servers' own, is not what it has to be."""
-    if not (REPOSITORY / "tests" / "cluster" / "cluster.py").exists():
-        raise UnsupportedFeature("the test cluster comes with the repository: run this from a clone")
-    sys.path.insert(0, str(REPOSITORY))
-    test_cluster = importlib.import_module("tests.cluster.cluster")
-    root = cgroup2_root()
-    with (
-        demo_cgroup(root) as cgroup,
-        tempfile.TemporaryDirectory(prefix="sidelight-demo-") as scratch,
-        test_cluster.cluster(cgroup, Path(scratch)) as found,
-    ):
-        _observe(way, output, test_cluster, found, cgroup, root, Path(scratch))
-
-
-def _observe(way: str, output: str, test_cluster: Any, found: Any, cgroup: Path, root: Path, scratch: Path) -> None:
-    from sidelight.cli.runtime import Runtime, temporary_instance
-
-    settings = AgentSettings(
-        cgroup=cgroup / test_cluster.NODE,
-        cgroup_root=root,
-        instance=temporary_instance("canary"),
-        interval_s=0.5,
-        keep_state=False,
-        kubernetes=True,
-        kubeconfig=str(found.api.kubeconfig()),
-        node=test_cluster.NODE,
-        cluster="demo",
-    )
-    runtime = Runtime(settings)
-    runtime.start()
-    client = None
-    try:
-        servers = deploy(found, WAYS[way][0], scratch)
+    with observed_cluster("canary") as place:
+        found = place.found
+        servers = deploy(found, WAYS[way][0], place.scratch)
         time.sleep(1.0)
-        client = Client([("node-1", open_channel(f"unix:{default_socket(settings.instance, settings.state)}", {}))])
-        trial = _trial(client)
+        trial = _trial(place.client)
         trial.start()  # before the first request: what is compared is all there is
-        load = found.python(
-            servers["load"], REPOSITORY / "tests/cluster/canary_load.py", "10.96.0.12", 80, RATE, UP_TO_S
-        )
-        verdict = _follow(trial)
+        load = found.python(servers["load"], LOAD, "10.96.0.12", 80, RATE, UP_TO_S)
+        _follow(trial)
         found.processes.stop(load)
         time.sleep(1.0)
         verdict = trial.look(last=True)
@@ -90,22 +52,17 @@ def _observe(way: str, output: str, test_cluster: Any, found: Any, cgroup: Path,
             click.echo(json.dumps(document))
         else:
             print_verdict(document, verdict)
-        theirs = own_counts(found, servers, scratch)
-        ours = {"baseline": verdict.n_baseline, "canary": verdict.n_canary}
-        click.echo(f"\n{'version':10} {'its servers counted':>20} {'compared':>10}", err=output == "json")
-        for arm, count in theirs.items():
-            mark = "exact" if ours[arm] == count else "DIFFERS"
-            click.echo(f"{arm:10} {count:20,} {ours[arm]:10,}  {mark}", err=output == "json")
-        wanted = WAYS[way][1]
-        if verdict.verdict != wanted or ours != theirs:
-            raise SidelightError(
-                f"the demo's verdict is {verdict.verdict}, where {wanted} was due, or its counts do not agree"
-            )
-    finally:
-        if client:
-            client.close()
-        runtime.stop(detach=True)
-        shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
+        theirs = own_counts(found, servers, place.scratch)
+    ours = {"baseline": verdict.n_baseline, "canary": verdict.n_canary}
+    click.echo(f"\n{'version':10} {'its servers counted':>20} {'compared':>10}", err=output == "json")
+    for arm, count in theirs.items():
+        mark = "exact" if ours[arm] == count else "DIFFERS"
+        click.echo(f"{arm:10} {count:20,} {ours[arm]:10,}  {mark}", err=output == "json")
+    wanted = WAYS[way][1]
+    if verdict.verdict != wanted or ours != theirs:
+        raise SidelightError(
+            f"the demo's verdict is {verdict.verdict}, where {wanted} was due, or its counts do not agree"
+        )
 
 
 def deploy(

@@ -2,82 +2,35 @@
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from sidelight.agent.errors import SidelightError, UnsupportedFeature
-from sidelight.agent.loader import cgroup2_root
-from sidelight.agent.settings import AgentSettings, default_socket
+from sidelight.agent.errors import SidelightError
 from sidelight.analysis.policy.check import Result, check
 from sidelight.analysis.policy.model import Policy
 from sidelight.analysis.policy.objects import policy_of
 from sidelight.analysis.policy.observed import Edge, edges_of
 from sidelight.analysis.policy.render import manifest, text
 from sidelight.analysis.policy.suggest import Suggestion, suggest
-from sidelight.cli.client import Client, open_channel
-from sidelight.cli.demo import demo_cgroup
-from sidelight.cli.demo_kubernetes import REPOSITORY
+from sidelight.cli.client import Client
+from sidelight.cli.demo_cluster import observed_cluster
+from sidelight.cli.demo_kubernetes import SHOPPING
 from sidelight.cli.policy import print_check
 from sidelight.cli.policy_sources import Flows, Objects, Reader, read_cluster
 from sidelight.exporter.proto import observer_pb2
 
-ASK = (
-    "import http.client, time\n"
-    "end = time.time() + {seconds}\n"
-    "while time.time() < end:\n"
-    "  c = http.client.HTTPConnection('10.96.0.13', 80, timeout=10)\n"
-    "  c.request('GET', '/shop'); c.getresponse().read(); c.close(); time.sleep(0.1)\n"
-)
-
 
 def run(seconds: float) -> None:
     """Raises SidelightError when what was suggested would cut something, or what was taken away would not."""
-    if not (REPOSITORY / "tests" / "cluster" / "cluster.py").exists():
-        raise UnsupportedFeature("the test cluster comes with the repository: run this from a clone")
-    sys.path.insert(0, str(REPOSITORY))
-    test_cluster = importlib.import_module("tests.cluster.cluster")
-    from sidelight.cli.runtime import Runtime, temporary_instance
-
-    root = cgroup2_root()
-    with (
-        demo_cgroup(root) as cgroup,
-        tempfile.TemporaryDirectory(prefix="sidelight-demo-") as scratch,
-        test_cluster.cluster(cgroup, Path(scratch)) as found,
-    ):
-        settings = AgentSettings(
-            cgroup=cgroup / test_cluster.NODE,
-            cgroup_root=root,
-            instance=temporary_instance("policy"),
-            interval_s=0.5,
-            keep_state=False,
-            kubernetes=True,
-            kubeconfig=str(found.api.kubeconfig()),
-            node=test_cluster.NODE,
-            cluster="demo",
-        )
-        runtime = Runtime(settings)
-        runtime.start()
-        try:
-            pods = test_cluster.shop(found)
-            time.sleep(1.0)
-            click.echo(f"The shop is open for {seconds:g} seconds …")
-            found.run(pods["load"], "python3", "-c", ASK.format(seconds=seconds)).wait()
-            runtime.agent.drain_now()
-            client = Client([("demo", open_channel(f"unix:{default_socket(settings.instance, settings.state)}", {}))])
-            try:
-                _walk(client, found)
-            finally:
-                client.close()
-        finally:
-            runtime.stop(detach=True)
-            shutil.rmtree(settings.state / settings.instance, ignore_errors=True)
+    with observed_cluster("policy") as place:
+        pods = place.module.shop(place.found)
+        time.sleep(1.0)
+        click.echo(f"The shop is open for {seconds:g} seconds …")
+        place.found.run(pods["load"], "python3", "-c", SHOPPING.format(seconds=seconds)).wait()
+        place.runtime.agent.drain_now()
+        _walk(place.client, place.found)
 
 
 def _walk(client: Client, found: Any) -> None:

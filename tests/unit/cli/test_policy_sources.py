@@ -1,0 +1,117 @@
+"""Flows to observations: each connection once, backends for Services, identity as of the flow; objects from files."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidelight.agent.errors import ConfigError
+from sidelight.cli.policy_sources import Objects, Reader, objects_of, read_documents
+from sidelight.exporter.proto import flow_pb2, observer_pb2, sidelight_pb2
+from tests.unit.analysis.policy.world import documents
+
+SERVICE = {
+    "kind": "Service", "metadata": {"name": "b", "namespace": "y"},
+    "spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "selector": {"pod": "b"}, "ports": [{"port": 8000, "targetPort": "web"}]},
+}  # fmt: skip
+
+
+def objects(*more: dict[str, Any]) -> Objects:
+    return objects_of([*documents(), SERVICE, *more])
+
+
+def flow(
+    source: str,
+    destination: str,
+    port: int,
+    kind: str = "open",
+    reporter: str = "destination",
+    node: str = "c/n2",
+    **more: Any,
+) -> observer_pb2.GetFlowsResponse:
+    """`source` and `destination`: namespace/pod@address, or an address alone."""
+    found = flow_pb2.Flow(
+        node_name=node, traffic_direction=flow_pb2.INGRESS if reporter == "destination" else flow_pb2.EGRESS
+    )
+    for end, field, text in ((found.source, "source", source), (found.destination, "destination", destination)):
+        name, _, address = text.rpartition("@")
+        setattr(found.IP, field, address)
+        if name:
+            end.namespace, _, end.pod_name = name.partition("/")
+            end.labels.extend([f"k8s:pod={end.pod_name}", f"k8s:io.kubernetes.pod.namespace={end.namespace}"])
+            end.workloads.add(name=end.pod_name)
+    layer = found.l4.UDP if more.pop("udp", False) else found.l4.TCP
+    layer.destination_port = port
+    found.time.FromSeconds(100)
+    found.extensions.Pack(sidelight_pb2.FlowDetail(kind=kind, reporter=reporter, **more))
+    return observer_pb2.GetFlowsResponse(flow=found)
+
+
+A, B = "x/a@10.1.0.1", "y/b@10.2.0.2"
+
+
+def test_the_servers_report_counts_where_there_is_one() -> None:
+    both = [flow(A, B, 80), flow(A, "@10.96.0.9", 8000, reporter="source", node="c/n1")]
+    found = Reader(objects()).read(both)
+    (seen,) = found.observations
+    assert seen.traffic.port == 80 and seen.traffic.destination.title == "y/b" and found.nodes == {"n1", "n2"}
+    # the server's node has no agent: the client's own, at the backend and its port
+    (alone,) = Reader(objects()).read(both[1:]).observations
+    assert alone.traffic.port == 80 and alone.traffic.destination.pod and alone.traffic.destination.pod.name == "b"
+    assert str(alone.traffic.dialled) == "10.96.0.9" and alone.traffic.destination.address == ipaddress.ip_address(
+        "10.2.0.2"
+    )
+
+
+def test_failures_ends_and_datagrams() -> None:
+    found = Reader(objects()).read([
+        flow(A, B, 81, "fail", "source", "c/n1", reason="refused"),
+        flow(A, B, 80, "close", sent_bytes=5, received_bytes=7),
+        flow(A, B, 80, "close", adopted=True),
+        flow(A, "z/a@10.3.0.1", 53, "dns", "source", "c/n1", udp=True),
+        flow(A, B, 80, "request"),
+        observer_pb2.GetFlowsResponse(lost_events=flow_pb2.LostEvent(num_events_lost=9)),
+    ])  # fmt: skip
+    assert [(o.failed, o.count, o.bytes, o.traffic.protocol) for o in found.observations] == [
+        (False, 0, 12, "TCP"), (False, 1, 0, "TCP"), (True, 1, 0, "TCP"), (False, 1, 0, "UDP"),
+    ]  # fmt: skip
+    assert found.lost == 9 and found.observations[2].retried == "refused"
+
+
+def test_identity_is_that_of_the_flow() -> None:
+    """A pod that has gone keeps its labels; an address that is a node's is a node; others are outside."""
+    found = Reader(objects()).read(
+        [flow("z/old@10.3.0.77", B, 80), flow("@172.18.0.2", B, 80), flow("@198.51.100.10", B, 80)]
+    )
+    old, node, outside = (seen.traffic.source for seen in found.observations)
+    assert old.pod and old.pod.labels == (("pod", "old"),) and node.node and node.node.name == "n2"
+    assert outside.pod is None and outside.node is None and str(outside.address) == "198.51.100.10"
+
+
+def test_files_of_objects(tmp_path: Path) -> None:
+    (tmp_path / "all.json").write_text(json.dumps({"kind": "List", "items": documents()}))
+    (tmp_path / "pods.yaml").write_text(
+        json.dumps({"kind": "PodList", "items": [{"metadata": {"name": "late", "namespace": "x"}}]})
+    )
+    found = objects_of(read_documents(tmp_path))
+    assert len(found.cluster.pods) == 11 and set(found.cluster.namespaces) == {"x", "y", "z"}
+    for text in ("- a: [", "3", "[1, 2]", "{" * 2000):
+        broken = tmp_path / "broken.yml"
+        broken.write_text(text)
+        with pytest.raises(ConfigError) as error:
+            list(read_documents(broken))
+        assert "\n" not in str(error.value)
+
+
+def test_jobs_that_run_now_and_then() -> None:
+    job = {
+        "kind": "CronJob",
+        "metadata": {"name": "j", "namespace": "x"},
+        "status": {"lastScheduleTime": "2026-01-01T00:00:00Z"},
+    }
+    never = {"kind": "CronJob", "metadata": {"name": "n", "namespace": "x"}}
+    assert objects(job, never).cron_jobs == {"x/j": 1767225600.0, "x/n": 0.0}
