@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -16,7 +16,7 @@ from sidelight.cli.selection import duration_s
 
 if TYPE_CHECKING:
     from sidelight.analysis.policy.check import EdgeResult, Result
-    from sidelight.analysis.policy.model import Policy
+    from sidelight.analysis.policy.model import End, Policy
     from sidelight.cli.policy_sources import Flows, Objects
 
 facts = options._chain(
@@ -44,6 +44,7 @@ def policy_command() -> None:
       sidelight policy suggest shop > shop.yaml
       sidelight policy check shop.yaml
       sidelight policy check                        the cluster's own, as they are: denied, yet flowing?
+      sidelight policy explain shop/web-1 shop/redis-0 6379
     """
 
 
@@ -146,20 +147,109 @@ def suggest_command(
         click.echo(text(suggestion, form), nl=False)
 
 
-def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
-    """Exits with status 3 when there is nothing to see."""
+@policy_command.command("explain")
+@click.argument("source")
+@click.argument("destination")
+@click.argument("port", type=click.IntRange(1, 65535))
+@click.option("--protocol", type=click.Choice(["TCP", "UDP", "SCTP"]), default="TCP", show_default=True)
+@click.option(
+    "--policies",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="Besides the cluster's.",
+)
+@click.option(
+    "--kubeconfig", default="", metavar="FILE", help="Pods, nodes and policies of this cluster. Default: in-cluster."
+)
+@click.option(
+    "--objects",
+    "object_paths",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="FILE",
+    help="...or of files.",
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain_command(
+    source: str, destination: str, port: int, protocol: str, paths: tuple[Path, ...], output: str, **arguments: Any
+) -> None:
+    """What policies say of traffic that nobody has seen: NAMESPACE/POD, node:NAME or an address, at either end.
+
+    Exit status: 0 allowed, 1 denied, 2 usage, 3 undefined, or could not look.
+
+    \b
+    Examples:
+      sidelight policy explain shop/web-7d9f-abcde shop/redis-0 6379
+      sidelight policy explain 198.51.100.10 shop/web-7d9f-abcde 8080 --objects cluster.json --policies new.yaml
+    """
+    from sidelight.analysis.policy.check import walk_text
+    from sidelight.analysis.policy.evaluate import Evaluator, Verdict
+    from sidelight.analysis.policy.model import Traffic
+    from sidelight.cli.policy_sources import objects_of, read_documents
+
+    objects = _objects(arguments)
+    more = [policy for path in paths for policy in objects_of(read_documents(path)).policies]
+    titles = {policy.title for policy in more}
+    policies = [policy for policy in objects.policies if policy.title not in titles] + more
+    traffic = Traffic(_end(source, objects, destination), _end(destination, objects, source), port, protocol)
+    decision = Evaluator(policies, objects.cluster).decide(traffic)
+    if output == "json":
+        click.echo(json.dumps({"verdict": str(decision.verdict), "walk": steps_json(decision.steps)}, indent=2))
+    else:
+        click.echo(f"{decision.verdict}\n    {walk_text(decision.steps)}")
+    sys.exit({Verdict.ALLOWED: 0, Verdict.DENIED: 1, Verdict.UNDEFINED: 3}[decision.verdict])
+
+
+def _end(text: str, objects: Objects, other: str) -> End:
+    """An end as people write it; of the address family of the other, where that is an address."""
+    import ipaddress
+
+    from sidelight.analysis.policy.model import End
+
+    if text.startswith("node:"):
+        node = next((n for n in objects.cluster.nodes if n.name == text[5:]), None)
+        if node is None:
+            raise ConfigError(f"no node {text[5:]!r}")
+        return End(node.addresses[0] if node.addresses else None, node=node)
+    nodes = {address: node for node in objects.cluster.nodes for address in node.addresses}
+    if "/" in text:
+        pod = next((p for p in objects.cluster.pods if f"{p.namespace}/{p.name}" == text), None)
+        if pod is None:
+            raise ConfigError(f"no pod {text!r}")
+        six = ":" in other and not other.startswith("node:")
+        family = [a for a in pod.addresses if (a.version == 6) == six] or list(pod.addresses)
+        found = family[0] if family else None
+        return End(found, pod=pod, node=nodes.get(found) if pod.host_network and found else None)
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigError(f"{text!r}: want NAMESPACE/POD, node:NAME or an address") from None
+    owner = next((p for p in objects.cluster.pods if address in p.addresses and not p.host_network), None)
+    return End(address, pod=owner, node=None if owner else nodes.get(address))
+
+
+def _objects(arguments: dict[str, Any]) -> Objects:
+    """Of files, or of the cluster. Exits with status 3 when there are none."""
     from sidelight.cli.policy_sources import objects_of, read_cluster, read_documents
 
     paths = arguments["object_paths"]
     if paths:
-        objects = objects_of(document for path in paths for document in read_documents(path))
+        found = objects_of(document for path in paths for document in read_documents(path))
     else:
         try:
-            objects = read_cluster(arguments["kubeconfig"])
+            found = read_cluster(arguments["kubeconfig"])
         except SidelightError as error:
             _could_not_look(str(error))
-    if not objects.cluster.pods:
+    if not found.cluster.pods:
         _could_not_look("there are no pods among the objects")
+    return found
+
+
+def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
+    """Exits with status 3 when there is nothing to see."""
+    objects = _objects(arguments)
     try:
         flows = _flows(objects, arguments)
     except ConfigError:
@@ -171,7 +261,7 @@ def _look(arguments: dict[str, Any]) -> tuple[Objects, Flows]:
     return objects, flows
 
 
-def _could_not_look(why: str) -> Any:
+def _could_not_look(why: str) -> NoReturn:
     click.echo(f"sidelight: could not look: {why}", err=True)
     sys.exit(3)
 
@@ -215,6 +305,9 @@ def _warnings(objects: Objects, flows: Flows) -> list[str]:
     silent = sorted(name for name, ran in objects.cron_jobs.items() if ran < first)
     if silent:
         found.append(f"CronJobs that did not run meanwhile: {', '.join(silent[:10])}")
+    young = sorted(name for name, began in objects.began.items() if began > first)
+    if young:
+        found.append(f"all pods younger than the window: {', '.join(young[:10])}")
     nodes = {node.name for node in objects.cluster.nodes}
     if missing := sorted(nodes - flows.nodes):
         found.append(f"nodes without an agent that reported: {', '.join(missing[:10])}")
@@ -301,10 +394,7 @@ def check_json(result: Result, flows: Flows) -> dict[str, Any]:
             {
                 **found.edge.key._asdict(), **found.edge.evidence(), "now": str(found.now), "then": str(found.then),
                 "cut": found.cut, "denied_yet_flowing": found.denied_now,
-                "walk": [
-                    {"direction": str(s.direction), "tier": str(s.tier or ""), "policy": s.policy.title if s.policy else "", "rule": s.rule, "says": s.says}
-                    for s in found.walk
-                ],
+                "walk": steps_json(found.walk),
             }
             for found in result.edges
         ],
@@ -313,6 +403,20 @@ def check_json(result: Result, flows: Flows) -> dict[str, Any]:
         ],
         "policies_without_pods": [policy.title for policy in result.selectless],
     }  # fmt: skip
+
+
+def steps_json(steps: Any) -> list[dict[str, Any]]:
+    """A walk."""
+    return [
+        {
+            "direction": str(s.direction),
+            "tier": str(s.tier or ""),
+            "policy": s.policy.title if s.policy else "",
+            "rule": s.rule,
+            "says": s.says,
+        }
+        for s in steps
+    ]
 
 
 MARKS = {

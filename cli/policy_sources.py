@@ -25,11 +25,13 @@ PATHS = {
     "/api/v1/nodes": "Node",
     "/api/v1/pods": "Pod",
     "/api/v1/services": "Service",
+    "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice",
     "/apis/networking.k8s.io/v1/networkpolicies": "NetworkPolicy",
     "/apis/batch/v1/cronjobs": "CronJob",
     "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies": "AdminNetworkPolicy",
     "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies": "BaselineAdminNetworkPolicy",
     "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies": "ClusterNetworkPolicy",
+    "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies": "ClusterNetworkPolicy",
 }
 OPTIONAL = frozenset(path for path in PATHS if "policy.networking" in path or "cronjobs" in path)
 MOST_BYTES = 512 << 20
@@ -42,6 +44,7 @@ class Service:
     """A port of a Service. `target`: the port's number or name at its pods."""
 
     namespace: str
+    name: str
     selector: Labels
     port: int
     target: int | str
@@ -56,22 +59,52 @@ class Objects:
     cron_jobs: dict[str, float] = field(default_factory=dict)
     """Name -> last run, seconds since the epoch; 0: never."""
     services: dict[Address, list[Service]] = field(default_factory=dict)
+    endpoints: dict[tuple[str, str], list[Address]] = field(default_factory=dict)
+    """Of Services, by namespace and name: what is behind those without a selector, such as the API server's."""
+    began: dict[str, float] = field(default_factory=dict)
+    """When the oldest pod of each workload began."""
 
 
 def objects_of(documents: Iterable[dict[str, Any]]) -> Objects:
     """Raises ConfigError for a policy that the API server would not take."""
     documents = list(documents)
     found = Objects(cluster_of(documents))
+    titles: set[str] = set()
     for document in documents:
         if document.get("kind") in KINDS:
-            found.policies.append(policy_of(document))
+            policy = policy_of(document)
+            if policy.title not in titles:  # the API server tells of one in each version it serves
+                titles.add(policy.title)
+                found.policies.append(policy)
         elif document.get("kind") == "CronJob":
             meta = document["metadata"]
             last = (document.get("status") or {}).get("lastScheduleTime")
             found.cron_jobs[f"{meta.get('namespace', 'default')}/{meta['name']}"] = _seconds(last)
         elif document.get("kind") == "Service":
             _add_service(found, document)
+        elif document.get("kind") == "EndpointSlice":
+            _add_endpoints(found, document)
+    born = {
+        (d["metadata"].get("namespace") or "default", d["metadata"]["name"]): _seconds(
+            d["metadata"].get("creationTimestamp")
+        )
+        for d in documents
+        if d.get("kind") == "Pod"
+    }
+    for pod in found.cluster.pods:
+        at = born.get((pod.namespace, pod.name), 0.0)
+        found.began[pod.title] = min(found.began.get(pod.title, at), at)
     return found
+
+
+def _add_endpoints(objects: Objects, document: dict[str, Any]) -> None:
+    meta = document["metadata"]
+    service = (meta.get("labels") or {}).get("kubernetes.io/service-name", "")
+    found = objects.endpoints.setdefault((meta.get("namespace", "default"), service), [])
+    if document.get("addressType") == "FQDN":
+        return
+    for endpoint in document.get("endpoints") or ():
+        found += [ipaddress.ip_address(text) for text in endpoint.get("addresses") or ()]
 
 
 def _add_service(objects: Objects, document: dict[str, Any]) -> None:
@@ -79,9 +112,8 @@ def _add_service(objects: Objects, document: dict[str, Any]) -> None:
     addresses = [text for text in spec.get("clusterIPs") or [spec.get("clusterIP")] if text and text != "None"]
     for text in addresses:
         for port in spec.get("ports") or ():
-            service = Service(
-                namespace, labels_of(spec.get("selector")), int(port["port"]), port.get("targetPort") or port["port"]
-            )
+            name, target = document["metadata"]["name"], port.get("targetPort") or port["port"]
+            service = Service(namespace, name, labels_of(spec.get("selector")), int(port["port"]), target)
             objects.services.setdefault(ipaddress.ip_address(text), []).append(service)
 
 
@@ -156,7 +188,7 @@ class Reader:
     def __init__(self, objects: Objects) -> None:
         self._pods = {(pod.namespace, pod.name): pod for pod in objects.cluster.pods}
         self._nodes = {address: node for node in objects.cluster.nodes for address in node.addresses}
-        self._services = objects.services
+        self._services, self._endpoints = objects.services, objects.endpoints
 
     def read(self, responses: Iterable[observer_pb2.GetFlowsResponse]) -> Flows:
         found = Flows()
@@ -214,8 +246,15 @@ class Reader:
         """(a pod behind the Service, its port, the nodes of all of them)."""
         assert dialled.address is not None
         service = next((found for found in self._services[dialled.address] if found.port == port), None)
-        if service is None or not service.selector:
+        if service is None:
             return dialled, port, set()
+        if not service.selector:
+            # the API server's among them: policies see what is behind it
+            behind = self._endpoints.get((service.namespace, service.name)) or [dialled.address]
+            address = next((a for a in behind if a.version == dialled.address.version), behind[0])
+            names = (f"{service.name}.{service.namespace}.svc",)
+            number = service.target if isinstance(service.target, int) else port
+            return End(address, node=self._nodes.get(address), names=names), number, set()
         pods = [
             p
             for p in self._pods.values()

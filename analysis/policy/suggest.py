@@ -26,6 +26,7 @@ VERSIONED = ("version", "app.kubernetes.io/version", "helm.sh/chart", "chart", "
 NAME = "kubernetes.io/metadata.name"
 DNS_PORT = 53
 API_PORTS = (443, 6443)
+API_SERVER = "kubernetes.default.svc"
 SCRAPERS = ("prometheus", "vmagent", "grafana-agent", "alloy", "otel-collector", "opentelemetry-collector")
 
 
@@ -105,7 +106,7 @@ def suggest(
         found = SuggestedPolicy(namespace, name, selector)
         for direction in directions:
             _suggest_direction(found, direction, edges, cluster, workloads, evaluator, result.warnings)
-        if found.ingress is None and found.egress is None and not found.notes:
+        if found.ingress is None and found.egress is None:
             continue
         _warn(found, result.warnings)
         result.policies.append(found)
@@ -169,9 +170,14 @@ def _suggest_direction(
                 continue
             if far.pod is not None and far.pod == near.pod:
                 continue
+            if far.node is not None and far.node.name == near.pod.node:
+                way = "from" if direction is Direction.INGRESS else "to"
+                own = f"{pair.connections} connections {way} its own node (probes): always allowed"
+                found.notes.append(f"port {pair.traffic.port}: {own}")
+                continue
             if isolated and _allowed_by(evaluator, pair.traffic, direction):
                 continue
-            peer = _peer(found.namespace, near, far, cluster, workloads, warnings)
+            peer = _peer(found.namespace, far, cluster, workloads, warnings)
             if peer is None:
                 continue
             reason = _reason(pair.traffic, far, direction)
@@ -208,7 +214,6 @@ def _merged(groups: dict[tuple[PeerOf, str], dict[tuple[str, int], list[Edge]]])
 
 def _peer(
     namespace: str,
-    near: End,
     far: End,
     cluster: Cluster,
     workloads: dict[tuple[str, str], list[Pod]],
@@ -231,8 +236,6 @@ def _peer(
         return PeerOf(selector, "" if pod.namespace == namespace else pod.namespace, says=pod.title)
     node = far.node or next((n for n in cluster.nodes if far.address in n.addresses), None)
     if node is not None or (pod is not None and pod.host_network):
-        if node is not None and near.pod is not None and node.name == near.pod.node:
-            return None  # its own node is always allowed
         if far.address is None:
             return None
         said = f"node {node.name}" if node else "a node"
@@ -250,7 +253,11 @@ def _host(end: End) -> str:
 def _reason(traffic: Traffic, far: End, direction: Direction) -> str:
     if direction is Direction.EGRESS and traffic.port == DNS_PORT:
         return "DNS"
-    if direction is Direction.EGRESS and far.node is not None and traffic.port in API_PORTS:
+    if (
+        direction is Direction.EGRESS
+        and traffic.port in API_PORTS
+        and (far.node is not None or API_SERVER in far.names)
+    ):
         return "the API server"
     name = (far.pod.owner or far.pod.name) if far.pod else ""
     if direction is Direction.INGRESS and any(name.startswith(scraper) for scraper in SCRAPERS):
@@ -269,9 +276,3 @@ def _warn(found: SuggestedPolicy, warnings: list[str]) -> None:
     for direction in Direction:
         if found.rules(direction) == []:
             found.notes.append(f"no {direction} was seen: this isolates it")
-
-
-def age_warnings(cluster_pods: Iterable[tuple[str, float]], window_s: float, now: float) -> list[str]:
-    """(workload, when its oldest pod began): those younger than the window have not shown all they do."""
-    young = sorted(name for name, since in cluster_pods if since and now - since < window_s)
-    return [f"younger than the window: {', '.join(young[:8])}" + (" …" if len(young) > 8 else "")] if young else []

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from sidelight.agent.errors import ConfigError
+from sidelight.analysis.policy.observed import edges_of
+from sidelight.analysis.policy.suggest import suggest
 from sidelight.cli.policy_sources import Objects, Reader, objects_of, read_documents
 from sidelight.exporter.proto import flow_pb2, observer_pb2, sidelight_pb2
 from tests.unit.analysis.policy.world import documents
@@ -65,6 +67,18 @@ def test_the_servers_report_counts_where_there_is_one() -> None:
     assert str(alone.traffic.dialled) == "10.96.0.9" and alone.traffic.destination.address == ipaddress.ip_address(
         "10.2.0.2"
     )
+
+
+def test_the_api_server_is_what_is_behind_its_service() -> None:
+    service = {"kind": "Service", "metadata": {"name": "kubernetes", "namespace": "default"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 443, "targetPort": 6443}]}}  # fmt: skip
+    behind = {"kind": "EndpointSlice", "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}}, "endpoints": [{"addresses": ["172.18.0.2"]}]}  # fmt: skip
+    found = Reader(objects(service, behind)).read([flow(A, "@10.96.0.1", 443, reporter="source", node="c/n1")])
+    (seen,) = found.observations
+    assert seen.traffic.port == 6443 and seen.traffic.destination.node and seen.traffic.destination.node.name == "n2"
+    (policy,) = [p for p in suggest(edges_of([seen]), objects().cluster, (), ["x"]).policies if p.workload == "a"]
+    assert [(rule.reason, rule.peers[0].network) for rule in policy.egress or ()] == [
+        ("the API server", "172.18.0.2/32")
+    ]
 
 
 def test_failures_ends_and_datagrams() -> None:

@@ -98,7 +98,8 @@ def test_nodes_and_host_network_are_blocks_and_the_own_node_is_none() -> None:
     b = next(policy for policy in suggestion.policies if policy.workload == "b")
     assert b.ingress is not None
     assert [peer.network for rule in b.ingress for peer in rule.peers] == ["172.18.0.1/32"]
-    assert next(policy for policy in suggestion.policies if policy.workload == "a").ingress == []
+    a = next(policy for policy in suggestion.policies if policy.workload == "a")
+    assert a.ingress == [] and "port 80: 1 connections from its own node (probes): always allowed" in a.notes
     assert "# 172.18.0.1/32: node n1, x/h in its network" in text(suggestion)
 
 
