@@ -8,7 +8,6 @@ traffic at the same time) makes a verdict inconclusive that the counts alone wou
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,68 +39,8 @@ from sidelight.analysis.evidence import (
     ratio_interval,
     times_needed,
 )
+from sidelight.analysis.verdict import FAIL, INCONCLUSIVE, ONE_POD, PASS, MetricVerdict, Verdict
 from sidelight.analysis.wording import describe, round_number, span
-
-PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
-ONE_POD = "but by one pod"
-
-
-@dataclass(slots=True)
-class MetricVerdict:
-    """Counts, rates with their interval, evidence and verdict of one metric. Rates are shares of trials."""
-
-    name: str
-    says: str
-    weight: str
-    verdict: str
-    n_baseline: int
-    k_baseline: int
-    n_canary: int
-    k_canary: int
-    ratio: float
-    margin: float
-    edge_s: float
-    limit: float
-    """The rate that would be tolerated, going by the baseline's so far."""
-    low: float
-    """Bounds of canary's rate minus baseline's, each wrong with a chance of at most alpha of the metric, whenever one looks."""
-    high: float
-    ratio_low: float
-    ratio_high: float
-    evidence_worse: float
-    """log10 of the e-value for "beyond the tolerance"; it fails at `needed_worse`."""
-    evidence_better: float
-    needed_worse: float
-    needed_better: float
-    dispersion: float
-    blocks: int
-    decided_at: float = 0.0
-    """Seconds since the beginning when it failed, 0 if it did not."""
-    reasons: list[str] = field(default_factory=list)
-    settles: str = ""
-    p_worse: float | None = None
-    p_better: float | None = None
-    top: list[dict[str, Any]] = field(default_factory=list)
-    """Strata and pods with most of the canary's events."""
-
-
-@dataclass(slots=True)
-class Verdict:
-    """The whole. `reasons`: doubts about the comparison itself; `notes`: what one should know and what decides nothing."""
-
-    verdict: str
-    sentence: str
-    metrics: list[MetricVerdict]
-    reasons: list[str]
-    notes: list[str]
-    seconds: float
-    looks: int
-    n_baseline: int
-    n_canary: int
-    rate_canary: float
-    """Exchanges a second, lately."""
-    pods_baseline: int
-    pods_canary: int
 
 
 def judge(document: dict[str, Any]) -> Verdict:

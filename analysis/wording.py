@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sidelight.analysis.judge import MetricVerdict
+    from sidelight.analysis.verdict import MetricVerdict
 
 
 def round_number(number: float) -> str:

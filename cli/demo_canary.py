@@ -11,7 +11,7 @@ import click
 
 from sidelight.agent.errors import SidelightError
 from sidelight.analysis.comparison import Settings
-from sidelight.analysis.judge import ONE_POD
+from sidelight.analysis.verdict import ONE_POD
 from sidelight.cli.client import Client
 from sidelight.cli.demo_cluster import REPOSITORY, observed_cluster
 from sidelight.cli.verify import agents

@@ -17,8 +17,8 @@ from sidelight.analysis.policy.suggest import Suggestion, suggest
 from sidelight.cli.client import Client
 from sidelight.cli.demo_cluster import observed_cluster
 from sidelight.cli.demo_kubernetes import SHOPPING
-from sidelight.cli.policy import print_check
 from sidelight.cli.policy_sources import Flows, Objects, Reader, read_cluster
+from sidelight.cli.policy_text import print_check
 from sidelight.exporter.proto import observer_pb2
 
 

@@ -12,11 +12,11 @@ import click
 
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.cli import options
+from sidelight.cli.policy_text import check_json, describe, print_check, steps_json
 from sidelight.cli.selection import duration_s
 
 if TYPE_CHECKING:
-    from sidelight.analysis.policy.check import EdgeResult, Result
-    from sidelight.analysis.policy.model import End, Policy
+    from sidelight.analysis.policy.model import End
     from sidelight.cli.policy_sources import Flows, Objects
 
 facts = options._chain(
@@ -348,134 +348,3 @@ def _diff(suggestion: Any, objects: Objects, form: str) -> str:
             before, describe(policy), f"cluster/{policy.title}", f"suggested/{policy.title}", lineterm=""
         )
     return "".join(f"{line}\n" for line in lines) or "nothing would change\n"
-
-
-def describe(policy: Policy) -> list[str]:
-    """A policy in lines that can be compared."""
-    from sidelight.analysis.policy.model import Direction
-
-    lines = [f"pods {_selector(policy.pods)}"]
-    for direction in Direction:
-        rules = policy.rules(direction)
-        if rules is None:
-            continue
-        lines.append(f"{direction}: {'nothing' if not rules else ''}".rstrip())
-        for rule in rules:
-            peers = ["everybody"] if rule.peers is None else [_peer(peer) for peer in rule.peers]
-            ports = (
-                ["every port"]
-                if rule.ports is None
-                else [f"{p.protocol} {p.name or p.first or 'all'}" for p in rule.ports]
-            )
-            lines += [f"  {rule.action} {peer} {', '.join(ports)}" for peer in sorted(peers)]
-    return lines
-
-
-def _selector(selector: Any) -> str:
-    parts = [f"{r.key} {r.operator} {','.join(r.values)}".strip() for r in selector.requirements]
-    return " and ".join(parts) or "all"
-
-
-def _peer(peer: Any) -> str:
-    if peer.networks:
-        return ",".join(map(str, peer.networks)) + (
-            f" but {','.join(map(str, peer.exceptions))}" if peer.exceptions else ""
-        )
-    where = "here" if peer.namespaces is None else f"namespaces {_selector(peer.namespaces)}"
-    return f"pods {_selector(peer.pods)} of {where}" if peer.pods is not None else where
-
-
-def check_json(result: Result, flows: Flows) -> dict[str, Any]:
-    return {
-        "cut": sum(found.cut for found in result.edges),
-        "denied_yet_flowing": sum(found.denied_now for found in result.edges),
-        "lost_flows": flows.lost,
-        "edges": [
-            {
-                **found.edge.key._asdict(), **found.edge.evidence(), "now": str(found.now), "then": str(found.then),
-                "cut": found.cut, "denied_yet_flowing": found.denied_now,
-                "walk": steps_json(found.walk),
-            }
-            for found in result.edges
-        ],
-        "rules_that_matched_nothing": [
-            {"policy": policy.title, "direction": str(direction), "rule": rule.number} for policy, direction, rule in result.dead
-        ],
-        "policies_without_pods": [policy.title for policy in result.selectless],
-    }  # fmt: skip
-
-
-def steps_json(steps: Any) -> list[dict[str, Any]]:
-    """A walk."""
-    return [
-        {
-            "direction": str(s.direction),
-            "tier": str(s.tier or ""),
-            "policy": s.policy.title if s.policy else "",
-            "rule": s.rule,
-            "says": s.says,
-        }
-        for s in steps
-    ]
-
-
-MARKS = {
-    "cut": ("✗", "red"),
-    "unenforced": ("!", "yellow"),
-    "undefined": ("?", "yellow"),
-    "opened": ("+", "cyan"),
-    "same": ("·", ""),
-}
-
-
-def print_check(result: Result, flows: Flows, then: list[Policy], show_all: bool, proposed: bool) -> None:
-    """The edges that matter, each with the walk to its verdict; then what matched nothing, and the sum."""
-    from sidelight.analysis.policy.check import walk_text
-
-    for found in sorted(result.edges, key=lambda found: (_kind(found) == "same", found.edge.key)):
-        kind = _kind(found)
-        if kind == "same" and not show_all:
-            continue
-        mark, colour = MARKS[kind]
-        key = found.edge.key
-        verdicts = f"{found.now} -> {found.then}" if proposed and found.now != found.then else str(found.then)
-        click.echo(
-            click.style(
-                f"{mark} {key.source} -> {key.destination}:{key.port} {key.protocol}  {verdicts}{_says(found, kind)}",
-                fg=colour or None,
-            )
-        )
-        click.echo(f"    {walk_text(found.walk if kind != 'unenforced' else found.walk_now)}")
-    for policy, direction, rule in result.dead:
-        click.echo(f"- {policy.title}: {direction} rule {rule.number + 1} matched nothing that was seen")
-    for policy in result.selectless:
-        click.echo(f"- {policy.title}: selects no pod")
-    seen = sum(found.edge.connections for found in result.edges)
-    click.echo(
-        f"checked {len(result.edges)} edges, {seen} connections, {len(then)} policies: "
-        + (f"{_edges(len(result.cut))} would be cut" if result.cut else "nothing that flows would be cut")
-        + (f"; {len(result.unenforced)} denied, yet flowing" if result.unenforced else "")
-        + (f"; {flows.lost} flows lost" if flows.lost else "")
-    )
-
-
-def _edges(count: int) -> str:
-    return "1 edge" if count == 1 else f"{count} edges"
-
-
-def _kind(found: EdgeResult) -> str:
-    if found.cut:
-        return "cut"
-    if found.denied_now:
-        return "unenforced"
-    if str(found.then) == "undefined":
-        return "undefined"
-    return "opened" if str(found.now) == "denied" and str(found.then) == "allowed" else "same"
-
-
-def _says(found: EdgeResult, kind: str) -> str:
-    if kind == "cut":
-        return f": {found.cut} of {found.edge.connections} connections would be cut"
-    if kind == "unenforced":
-        return f": denied, yet {found.denied_now} connections flowed: the network does not enforce it, or they are older than the policy"
-    return ""

@@ -18,7 +18,8 @@ from sidelight.analysis.policy.objects import KINDS, cluster_of, policy_of
 from sidelight.analysis.policy.observed import Observation
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2
-from sidelight.exporter.verify.prometheus import Api, along
+from sidelight.exporter.verify.prometheus import Api
+from sidelight.exporter.verify.series import along
 
 PATHS = {
     "/api/v1/namespaces": "Namespace",

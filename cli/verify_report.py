@@ -13,7 +13,7 @@ from sidelight import __version__
 from sidelight.analysis.blocks import ARM, EVENTS, INTERVAL, TRIALS, dispersions, evidence_along
 from sidelight.analysis.comparison import BASELINE, CANARY, rows_of
 from sidelight.analysis.evidence import BETTER, WORSE, Tolerance
-from sidelight.analysis.judge import FAIL, INCONCLUSIVE, PASS, MetricVerdict, Verdict
+from sidelight.analysis.verdict import FAIL, INCONCLUSIVE, PASS, MetricVerdict, Verdict
 from sidelight.analysis.wording import percent, span
 
 COLOURS = {PASS: "#1a7f37", FAIL: "#b3261e", INCONCLUSIVE: "#8a6100"}

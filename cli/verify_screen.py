@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sidelight.analysis.judge import FAIL, INCONCLUSIVE, PASS, MetricVerdict, Verdict
+from sidelight.analysis.verdict import FAIL, INCONCLUSIVE, PASS, MetricVerdict, Verdict
 from sidelight.analysis.wording import percent, span
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.analysis.comparison import Settings
-from sidelight.analysis.judge import FAIL, PASS
+from sidelight.analysis.verdict import FAIL, PASS
 from sidelight.exporter.verify.arms import Arms, arms_of
 from sidelight.exporter.verify.options import settings_of
 from sidelight.exporter.verify.trial import Source, Trial, summary

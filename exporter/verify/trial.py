@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from sidelight.agent.errors import ConfigError
 from sidelight.analysis.comparison import FORMAT, Comparison, Settings
-from sidelight.analysis.judge import FAIL, INCONCLUSIVE, PASS, Verdict, judge
+from sidelight.analysis.judge import judge
 from sidelight.analysis.readings import Interval
+from sidelight.analysis.verdict import FAIL, INCONCLUSIVE, PASS, Verdict
 from sidelight.exporter.verify.arms import Arms
 
 MOST_INTERVALS = 5000

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from sidelight.agent.errors import ConfigError
-from sidelight.cli.policy import check_command, describe, explain_command
+from sidelight.cli.policy import check_command, explain_command
+from sidelight.cli.policy_text import describe
 from tests.unit.analysis.policy.world import documents, policies
 
 CLOSED = {

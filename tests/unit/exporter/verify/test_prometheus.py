@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.analysis.readings import Key
 from sidelight.exporter.verify.arms import arms_of
-from sidelight.exporter.verify.prometheus import Api, Prometheus, Series, along, matchers, readings
+from sidelight.exporter.verify.prometheus import Api, Prometheus, matchers
+from sidelight.exporter.verify.series import Series, along, readings
 
 ARMS = arms_of("shop/catalogue", "version=v1", "version=v2,track=canary")
 EDGES = [0.0, 5.0, 10.0]
