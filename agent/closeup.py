@@ -15,7 +15,6 @@ import numpy as np
 from sidelight.agent import layout
 from sidelight.agent.operations import RETIRED, operation_name
 from sidelight.agent.protocols import PROTOCOLS, Protocol
-from sidelight.identity.resolver import PENDING
 
 if TYPE_CHECKING:
     from sidelight.agent.books import EdgeKey, Table, _Known
@@ -66,8 +65,6 @@ class Closeup:
     rows: dict[Row, np.ndarray] = field(default_factory=dict)
     history: dict[Row, np.ndarray] = field(default_factory=dict)
     """What the books had of it before, without pods: by it one can tell what is slow."""
-    nameless: int = 0
-    """Exchanges of pods that were not known yet."""
 
     def book(self, generation: Generation, asked: dict[bytes, _Known], operations: dict[int, str]) -> None:
         """Adds what a generation has of the target. `asked`: its edges by struct edge_key, named."""
@@ -111,9 +108,6 @@ class Closeup:
             return
         counts = np.zeros(_TIMES, np.int64)
         counts[:-1], counts[-1] = value["buckets"], value["untimed"]
-        if known.ends.local.reason == PENDING:
-            self.nameless += int(counts.sum())
-            return
         detail = (int(key["method"]), int(key["status"]), int(key["operation"]))
         pod = self._pod(known.ends.local)
         self._add(_exchange(protocol, known.key, detail, pod, operations), counts)
@@ -153,7 +147,6 @@ class Closeup:
         return {
             "id": self.id,
             "opened": self.at,
-            "nameless": self.nameless,
             "pods": [
                 {
                     "name": identity.name,
