@@ -59,7 +59,7 @@ test-kernels: install-test ## 5.10, 6.1, 6.12 and arm64 in QEMU; QUICK=1: what C
 
 exactness: install-test ## HTTP/2, gRPC and data stores beside the servers' own counts: docs/exactness.md
 	@$(call apt,$(APT_EXACTNESS))
-	@command -v npm >/dev/null && [ -d /var/cache/sidelight/npm/node_modules ] || npm install --silent --prefix /var/cache/sidelight/npm @grpc/grpc-js || echo "without npm there are no rows of grpc-js"
+	@command -v npm >/dev/null && [ -d /var/cache/sidelight/npm/node_modules/kafkajs ] || npm install --silent --prefix /var/cache/sidelight/npm @grpc/grpc-js mysql2 kafkajs || echo "without npm there are no rows of grpc-js, mysql2 and kafkajs"
 	@$(PYTHON) -m tests.multiplexed --write
 	@$(PYTHON) -m tests.stores --write
 

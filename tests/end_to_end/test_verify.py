@@ -126,7 +126,7 @@ def test_agents_and_prometheus_have_the_same_integers(place: Place) -> None:
         one = Trial(ARMS, agents(client, ARMS, settings), settings, time.time)
         one.start()
         start = time.time()
-        load = place.load(120, 12)
+        load = place.load(140, 8)
         while load.poll() is None:
             time.sleep(2)
             one.look()
@@ -152,7 +152,7 @@ def test_the_command_line(place: Place, tmp_path: Path) -> None:
     load = place.load(120, 60)
     try:
         said = place.compare(
-            *place.connected(), "--interval", "2s", "--keep", str(kept), "--report", str(report), "-o", "json"
+            *place.connected(), "--interval", "1s", "--keep", str(kept), "--report", str(report), "-o", "json"
         )
     finally:
         place.found.processes.stop(load)
@@ -243,7 +243,7 @@ def argo(port: int, rollout: str, count: int) -> str:
     def filled(text: str) -> str:
         return re.sub(r"\{\{args\.(\w+)\}\}", lambda match: arguments[match[1]], text)
 
-    url, _ = here(filled(metric["provider"]["web"]["url"]).replace("warm-up=30s", "warm-up=0s&interval=2s"), port)
+    url, _ = here(filled(metric["provider"]["web"]["url"]).replace("warm-up=30s", "warm-up=0s&interval=1s"), port)
     headers = {header["key"]: filled(header["value"]) for header in metric["provider"]["web"]["headers"]}
     for _ in range(count):
         status, text = post(url, **headers)
@@ -268,7 +268,7 @@ def flagger(port: int, count: int) -> str:
             **hooks[kind]["metadata"],
             "baseline": "version=v1",
             "canary": "version=v2",
-            "interval": "2s",
+            "interval": "1s",
             "warm-up": "0s",
         }
         payload = {
@@ -296,7 +296,7 @@ def test_controllers_ask_the_agent(place: Place) -> None:
     url = f"http://127.0.0.1:{place.agents[0].port}/verify"
     bearer = {"Authorization": f"Bearer {TOKEN}"}
     basic = {"Authorization": "Basic " + base64.b64encode(f"flagger:{TOKEN}".encode()).decode()}
-    query = "?target=shop/catalogue&baseline=version=v1&canary=version=v2&interval=2s&warm-up=0s&id=1"
+    query = "?target=shop/catalogue&baseline=version=v1&canary=version=v2&interval=1s&warm-up=0s&id=1"
     assert post(url + query)[0] == 401
     assert post(url + query, Authorization="Bearer wrong")[0] == 401
     assert post(url + "?target=shop/catalogue", **bearer)[0] == 400
@@ -345,7 +345,7 @@ def spinnaker(port: int, count: int) -> str:
     """The page's webhook stage: it polls by GET and compares what statusJsonPath finds."""
     (stage,) = map(json.loads, BLOCKS["json"])
     assert stage["method"] == "GET" and stage["statusUrlResolution"] == "getMethod"
-    url, _ = here(stage["url"].replace("${execution.id}", "01") + "&interval=2s&warm-up=0s", port)
+    url, _ = here(stage["url"].replace("${execution.id}", "01") + "&interval=1s&warm-up=0s", port)
     headers = {name: value.replace("${token}", TOKEN) for name, value in stage["customHeaders"].items()}
     for _ in range(count):
         status, text = post(url, **headers)

@@ -22,7 +22,9 @@ from tests.observed import Observed, eventually, observed
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exactness.md"
 BEGIN, END = "<!-- written by python -m tests.stores -->", "<!-- to here, stores -->"
 ASKED = 2000
-SCRIPT = Path(__file__).with_name("asks.py")
+SCRIPT, NODE_SCRIPT = Path(__file__).with_name("asks.py"), Path(__file__).with_name("asks.js")
+NODE_MODULES = "/var/cache/sidelight/npm/node_modules"
+NODE_KINDS = ("mysql2", "mysql2-prepared", "kafkajs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,12 @@ def measure(
 
 def asks(
     watch: Observed, attached: str, kind: str, *arguments: object, before: Callable[[], None] = lambda: None
-) -> None:
-    """A client in the observed cgroup: it asks some, waits for a word, and asks ASKED times. `before`: called right before that word."""
-    command = [sys.executable, str(SCRIPT), kind, str(ASKED), *map(str, arguments)]
+) -> bytes:
+    """A client in the observed cgroup: it asks some, waits for a word, and asks ASKED times. `before`: called right before that word.
+
+    Returns what it said after.
+    """
+    command = [*_client(kind), kind, str(ASKED), *map(str, arguments)]
     process = watch.start("client", command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin and process.stdout
     if attached == "in the middle":
@@ -77,8 +82,16 @@ def asks(
     else:
         assert process.stdout.readline() == b"ready\n"
     before()
-    process.communicate(b"go\n", timeout=120)
+    said, _ = process.communicate(b"go\n", timeout=120)
     assert process.returncode == 0
+    return said
+
+
+def _client(kind: str) -> list[str]:
+    """What runs it; Node finds its libraries by the environment."""
+    if kind in NODE_KINDS:
+        return ["env", f"NODE_PATH={NODE_MODULES}", "node", str(NODE_SCRIPT)]
+    return [sys.executable, str(SCRIPT)]
 
 
 def redis_benchmark(pipeline: int) -> Row:
@@ -177,12 +190,15 @@ def postgresql(kind: str, client: str, shape: str, attached: str = "before") -> 
         return measure(watch, POSTGRESQL, names, ("PostgreSQL", client, shape, attached), calls() - begun[0], own)
 
 
-def mysql(kind: str, client: str, shape: str, attached: str = "before") -> Row:
+def mysql(kind: str, client: str, shape: str, attached: str = "before", by: str = "") -> Row:
+    """True by `Com_*`, or by the performance schema's own count of statements."""
     with observed(attached=attached == "before") as watch, tempfile.TemporaryDirectory() as scratch:
         server = test_mysql.Server(watch, Path(scratch))
         names = ("select", "insert", "update", "delete")
 
         def calls() -> int:
+            if by:
+                return statements(server, names)
             com = server.com()
             return sum(com[name] for name in names)
 
@@ -218,7 +234,29 @@ def mysql(kind: str, client: str, shape: str, attached: str = "before") -> Row:
         row = measure(
             watch, MYSQL, {*(name.upper() for name in names), "EXECUTE"}, ("MariaDB", client, shape, attached), 0
         )
-        return Row(**{**{f: getattr(row, f) for f in Row.__slots__}, "true": calls() - begun[0]})  # type: ignore[attr-defined]
+        own = 1 if by else 0  # the schema counts the first of its two questions
+        return Row(**{**{f: getattr(row, f) for f in Row.__slots__}, "true": calls() - begun[0] - own})  # type: ignore[attr-defined]
+
+
+def statements(server: test_mysql.Server, names: tuple[str, ...]) -> int:
+    """Statements by the performance schema, this question's own left out."""
+    query = "select event_name, count_star from performance_schema.events_statements_summary_global_by_event_name"
+    with server.connect(database=None) as own, own.cursor() as cursor:
+        cursor.execute(query)
+        found = dict(cursor.fetchall())
+    return sum(int(found.get(f"statement/sql/{name}", 0)) for name in names)
+
+
+def kafkajs() -> Row:
+    with observed() as watch:
+        process, servers = test_kafka.broker(
+            lambda command: watch.start("broker", command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        )
+        said = asks(watch, "before", "kafkajs", servers)
+        watch.processes.stop(process)
+        return measure(
+            watch, KAFKA, {"Produce"}, ("Kafka", "kafkajs", "produce", "before"), json.loads(said)["Produce"]
+        )
 
 
 def kafka(case: str) -> Row:
@@ -244,7 +282,15 @@ def rows() -> list[Row]:
     found.append(postgresql("asyncpg", "asyncpg", "prepared, one at a time"))
     found.append(postgresql("pg8000", "pg8000", "one at a time"))
     found.append(mysql("slap", "mysqlslap, 8 clients", "text"))
+    found.append(mysql("pymysql", "PyMySQL, by performance_schema", "text", by="performance_schema"))
     found += [kafka(case) for case in ("produce", "idempotent", "transactions")]
+    if Path(NODE_MODULES, "mysql2").is_dir():
+        for attached in ("before", "in the middle"):
+            found.append(mysql("mysql2", "mysql2 (Node)", "text", attached))
+            found.append(mysql("mysql2-prepared", "mysql2 (Node)", "prepared", attached))
+        found.append(kafkajs())
+    else:
+        print("without npm there are no rows of mysql2 and kafkajs", file=sys.stderr)
     return found
 
 
