@@ -105,7 +105,7 @@ def _trial(client: Client) -> Trial:
 def _follow(trial: Trial) -> Any:
     """Until the verdict, or until it is clear that it is one pod."""
     began = time.monotonic()
-    with Screen(trial, live=True) as screen:
+    with Screen(trial, live=True, keep=False) as screen:
         while True:
             time.sleep(trial.settings.interval_s)
             verdict = trial.look()

@@ -22,12 +22,12 @@ PLOT_WIDTH = 31
 
 
 class Screen:
-    """Shows a trial as it goes on: all of it (`live`), or a line on standard error that is wiped away."""
+    """Shows a trial as it goes on: all of it (`live`), which stays unless it is not to be kept, or a line on standard error that goes."""
 
-    def __init__(self, trial: Trial, *, live: bool) -> None:
+    def __init__(self, trial: Trial, *, live: bool, keep: bool = True) -> None:
         self._trial, self._full = trial, live
         self._console = Console(stderr=not live)
-        self._live = Live(console=self._console, auto_refresh=False, transient=not live)
+        self._live = Live(console=self._console, auto_refresh=False, transient=not live or not keep)
 
     def __enter__(self) -> Screen:
         if self._console.is_terminal:
