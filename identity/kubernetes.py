@@ -21,8 +21,9 @@ from typing import Any
 
 import urllib3
 
-from sidelight.identity.index import Index, MetricOptions
+from sidelight.identity.index import Index
 from sidelight.identity.watch import RESOURCES, Health, Resource, follow
+from sidelight.identity.workloads import MetricOptions
 
 log = logging.getLogger("sidelight.kubernetes")
 

@@ -13,7 +13,8 @@ from sidelight.agent import decode, layout
 from sidelight.agent.attribute import Learner
 from sidelight.agent.decode import EventBatch, RequestText
 from sidelight.identity import objects
-from sidelight.identity.index import CONTESTED, Index
+from sidelight.identity.claims import CONTESTED
+from sidelight.identity.index import Index
 from sidelight.identity.model import Kind
 from sidelight.identity.names import address_of
 from sidelight.identity.resolver import Resolver
