@@ -119,7 +119,7 @@ def totals(document: dict[str, Any]) -> dict[str, tuple[int, int, int, int]]:
 def test_agents_and_prometheus_have_the_same_integers(place: Place) -> None:
     place.ask(100, 6)  # a history, by which both choose what is slow
     time.sleep(3)
-    settings = Settings(interval_s=2.0, warm_up_s=0.0)
+    settings = Settings(interval_s=1.0, warm_up_s=0.0)
     client = Client([(server, open_channel(server, {})) for server in place.servers])
     api = Api(f"http://127.0.0.1:{place.prometheus}")
     try:
@@ -128,11 +128,11 @@ def test_agents_and_prometheus_have_the_same_integers(place: Place) -> None:
         start = time.time()
         load = place.load(140, 8)
         while load.poll() is None:
-            time.sleep(2)
+            time.sleep(1)
             one.look()
         one.look(last=True)
         time.sleep(4)
-        other = Trial(ARMS, Prometheus(api, ARMS, 2.0, since=start, until=time.time()), settings, time.time)
+        other = Trial(ARMS, Prometheus(api, ARMS, 1.0, since=start, until=time.time()), settings, time.time)
         other.start()
         other.look()
     finally:
