@@ -45,6 +45,7 @@ install-test: install $(VENV_TEST) ## what the tests and checks need besides
 
 $(VENV_TEST): $(VENV)
 	@$(call apt,$(APT_TEST))
+	@.venv/bin/pip install -q --disable-pip-version-check -e '.[test]' 2> >(grep -v 'WARNING: Location' >&2)
 	@touch $(VENV_TEST)
 
 demo: install ## see it work: real servers and clients, named flows, both sides' counts

@@ -118,22 +118,33 @@ class Sessions:
     def _session(self, asked: dict[str, str]) -> _Session:
         """Raises ConfigError, or SidelightError when the source does not answer."""
         key = json.dumps(asked, sort_keys=True)
-        now = time.time()
         with self._lock:
-            for old, session in list(self._sessions.items()):
-                if session.ended_at and now - session.ended_at > KEPT_S:
-                    del self._sessions[old]
-            found = self._sessions.get(key)
+            found = self._known(key)
             if found is not None:
-                found.asked_at = now
                 return found
             self._make_room()
-            arms = arms_of(*(_required(asked, name) for name in _OPTIONS[:3]))
-            settings = settings_of({k: v for k, v in asked.items() if k not in _OPTIONS})
-            trial = Trial(arms, self._open_source(arms, settings), settings, time.time)
-            trial.start()
-            found = self._sessions[key] = _Session(trial, now)
+        arms = arms_of(*(_required(asked, name) for name in _OPTIONS[:3]))
+        settings = settings_of({k: v for k, v in asked.items() if k not in _OPTIONS})
+        trial = Trial(arms, self._open_source(arms, settings), settings, time.time)
+        trial.start()  # without the lock: a source that takes its time keeps nobody else waiting
+        with self._lock:
+            found = self._known(key)
+            if found is not None:
+                return found  # somebody asked the same meanwhile
+            self._make_room()
+            found = self._sessions[key] = _Session(trial, time.time())
         threading.Thread(target=self._run, args=(found,), name="verify", daemon=True).start()
+        return found
+
+    def _known(self, key: str) -> _Session | None:
+        """One that goes on, or whose verdict is kept."""
+        now = time.time()
+        for old, session in list(self._sessions.items()):
+            if session.ended_at and now - session.ended_at > KEPT_S:
+                del self._sessions[old]
+        found = self._sessions.get(key)
+        if found is not None:
+            found.asked_at = now
         return found
 
     def _make_room(self) -> None:
