@@ -20,6 +20,7 @@ from sidelight.exporter.verify.trial import Trial, load, summary
 if TYPE_CHECKING:
     from sidelight.analysis.comparison import Settings
     from sidelight.cli.client import Client
+    from sidelight.cli.verify_screen import Screen
     from sidelight.exporter.verify.arms import Arms
     from sidelight.exporter.verify.sessions import Sessions
     from sidelight.exporter.verify.trial import Source
@@ -244,12 +245,24 @@ def _run(trial: Trial, follow: bool, interrupted: Callable[[], bool]) -> None:
             _wait(0.0 if trial.past else trial.settings.interval_s, interrupted)
             while not trial.ended:
                 over = interrupted() or time.monotonic() - began >= limit
-                screen.show(trial.look(last=over))
+                _look(trial, screen, over)
                 if not trial.ended:
                     left = limit - (time.monotonic() - began)
                     _wait(max(0.0, min(trial.settings.interval_s, left)), interrupted)
         except KeyboardInterrupt:
             trial.look(last=True)
+
+
+def _look(trial: Trial, screen: Screen, over: bool) -> None:
+    """A source that does not answer for once is asked again: what it counts meanwhile comes then."""
+    try:
+        screen.show(trial.look(last=over))
+    except ConfigError:
+        raise
+    except SidelightError as error:
+        if over or trial.past:
+            raise
+        click.echo(f"sidelight: {error}; asking again", err=True)
 
 
 def _wait(length_s: float, interrupted: Callable[[], bool]) -> None:
