@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import xml.etree.ElementTree as ET
 from io import StringIO
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sidelight.agent.errors import SidelightError
+from sidelight.analysis.comparison import Settings
 from sidelight.analysis.explanations import explain
 from sidelight.analysis.judge import judge
+from sidelight.analysis.readings import Interval
 from sidelight.analysis.wording import percent, round_number, span
+from sidelight.cli.verify import _run
 from sidelight.cli.verify_report import junit, page, plots
 from sidelight.cli.verify_screen import PLOT_WIDTH, plot, rendered
+from sidelight.exporter.verify.arms import arms_of
+from sidelight.exporter.verify.trial import Trial
 from tests.unit.analysis.builders import comparison, exchanges, interval, steady
 
 DOCUMENTS = {
@@ -77,6 +84,28 @@ def test_junit(document: dict[str, Any]) -> None:
     assert int(suite.get("tests", "")) == len(cases) == len(verdict.metrics) + 1
     bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))
     assert (bad == 0) == (verdict.verdict == "pass")
+
+
+def test_a_source_that_is_away_for_once_is_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    class Source:
+        name, past, exhausted = "a test", False, False
+        looks = 0
+
+        def start(self) -> None:
+            return None
+
+        def take(self, *, last: bool = False) -> list[Interval]:
+            self.looks += 1
+            if self.looks == 1:
+                raise SidelightError("away")
+            arms = {"baseline": {"b": exchanges(400)}, "canary": {"c": exchanges(300, 100)}}
+            return [interval(10 * self.looks + i, arms) for i in range(10)]
+
+    settings = Settings(interval_s=0.01, warm_up_s=0.0)
+    trial = Trial(arms_of("shop/web", "version=v1", "version=v2"), Source(), settings, time.time)
+    _run(trial, False, lambda: False)
+    assert trial.verdict is not None and trial.verdict.verdict == "fail"
+    assert "away; asking again" in capsys.readouterr().err
 
 
 def test_every_metric_is_explained() -> None:
