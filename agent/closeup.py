@@ -29,7 +29,6 @@ REST = "the rest"
 _CLOSED_BADLY = ("CLOSE_RST_LOCAL", "CLOSE_RST_REMOTE", "CLOSE_TIMED_OUT")
 _GAVE_UP = layout.CONSTANTS["FAIL_ABORTED"]
 """The client did, before it was decided: no failure of the server."""
-_TIMES = layout.LATENCY_BUCKETS + 1
 
 
 def family(protocol: Protocol) -> str:
@@ -91,23 +90,22 @@ class Closeup:
         """Connections: of the target as a server by how they ended, of others that dial it by whether they succeeded."""
         ends, role = known.ends, known.key.role
         closed, failed = value["closed"], value["failed"]
+        opened = int(value["opened"])
         if role == layout.ROLE_SERVER and self.target.has(ends.local):
-            self._add(("opened", self._pod(ends.local), "", "", False), [int(value["opened"]), 0])
+            pod = self._pod(ends.local)
             badly = sum(int(closed[layout.CONSTANTS[name]]) for name in _CLOSED_BADLY)
-            self._add(("ended", self._pod(ends.local), "", "", False), [int(closed.sum()), badly])
-            self._add(
-                ("sent", self._pod(ends.local), "", "", False), [int(value["tx_segments"]), int(value["retransmits"])]
-            )
+            self._add_connections("opened", pod, opened, 0)
+            self._add_connections("ended", pod, int(closed.sum()), badly)
+            self._add_connections("sent", pod, int(value["tx_segments"]), int(value["retransmits"]))
         elif role == layout.ROLE_CLIENT and self.target.has(ends.remote):
             missed = int(failed.sum()) - int(failed[_GAVE_UP])
-            self._add(("dialled", self._pod(ends.remote), "", "", False), [int(value["opened"]) + missed, missed])
+            self._add_connections("dialled", self._pod(ends.remote), opened + missed, missed)
 
     def _book_latency(self, known: _Known, key: np.void, value: np.void, operations: dict[int, str]) -> None:
         protocol = PROTOCOLS.get(int(key["protocol"]))
         if protocol is None or not self.target.has(known.ends.local):
             return
-        counts = np.zeros(_TIMES, np.int64)
-        counts[:-1], counts[-1] = value["buckets"], value["untimed"]
+        counts = np.append(value["buckets"], value["untimed"]).astype(np.int64)
         detail = (int(key["method"]), int(key["status"]), int(key["operation"]))
         pod = self._pod(known.ends.local)
         self._add(_exchange(protocol, known.key, detail, pod, operations), counts)
@@ -119,14 +117,15 @@ class Closeup:
             self.identities.append(identity)
         return self.pods[name]
 
-    def _add(self, row: Row, counts: Any) -> None:
-        if not any(counts):
+    def _add_connections(self, kind: str, pod: int, trials: int, events: int) -> None:
+        self._add((kind, pod, "", "", False), np.array([trials, events], np.int64))
+
+    def _add(self, row: Row, counts: np.ndarray) -> None:
+        if not counts.any():
             return
         if row not in self.rows and len(self.rows) >= MOST_ROWS:
             row = (*row[:3], REST, row[4])
-        known = self.rows.get(row)
-        added = np.asarray(counts, np.int64)
-        self.rows[row] = added.copy() if known is None else known + added
+        _accumulate(self.rows, row, counts)
 
     def remember(self, latencies: Table, operations: dict[int, str]) -> None:
         """Takes the books' totals of the target for its history: by workload and version, where pods are not kept."""
@@ -138,28 +137,33 @@ class Closeup:
             pod = self._pod(edge.local)
             row = _exchange(protocol, edge, (key.method, key.status, key.operation), pod, operations)
             value = latencies.values[index]
-            counts = np.append(value["buckets"], value["untimed"]).astype(np.int64)
-            known = self.history.get(row)
-            self.history[row] = counts if known is None else known + counts
+            _accumulate(self.history, row, np.append(value["buckets"], value["untimed"]).astype(np.int64))
 
     def document(self) -> dict[str, Any]:
         """JSON; counts are sparse, by index."""
         return {
             "id": self.id,
             "opened": self.at,
-            "pods": [
-                {
-                    "name": identity.name,
-                    "workload": identity.workload,
-                    "version": identity.version,
-                    "node": identity.node,
-                    "labels": dict(identity.labels or identity.metric_labels),
-                }
-                for identity in self.identities
-            ],
+            "pods": [described(identity) for identity in self.identities],
             "rows": [_sparse(row, counts) for row, counts in self.rows.items()],
             "history": [_sparse(row, counts) for row, counts in self.history.items()],
         }
+
+
+def described(identity: Identity) -> dict[str, Any]:
+    """A pod as JSON."""
+    return {
+        "name": identity.name,
+        "workload": identity.workload,
+        "version": identity.version,
+        "node": identity.node,
+        "labels": dict(identity.labels or identity.metric_labels),
+    }
+
+
+def _accumulate(totals: dict[Row, np.ndarray], row: Row, counts: np.ndarray) -> None:
+    known = totals.get(row)
+    totals[row] = counts if known is None else known + counts
 
 
 def _exchange(

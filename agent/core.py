@@ -18,7 +18,7 @@ import numpy as np
 
 from sidelight.agent import attribute, decode, handover, layout
 from sidelight.agent.books import Books, EdgeKey, Table
-from sidelight.agent.closeup import Target
+from sidelight.agent.closeup import Target, described
 from sidelight.agent.errors import SidelightError
 from sidelight.agent.flows import FlowBatch, FlowRing, select
 from sidelight.agent.governor import Governor, Level
@@ -379,18 +379,7 @@ class Agent:
             "at": now,
             "node": self.settings.node,
             "lost": self.source.counters()["lost_exchanges"],
-            "known": [
-                {
-                    "name": identity.name,
-                    "workload": identity.workload,
-                    "version": identity.version,
-                    "node": identity.node,
-                    "labels": dict(identity.labels),
-                    "since": born,
-                }
-                for identity, born in known
-                if target.has(identity)
-            ],
+            "known": [described(identity) | {"since": born} for identity, born in known if target.has(identity)],
         }
 
     def _govern(self) -> None:

@@ -49,9 +49,8 @@ def _pool(sums: Floats) -> tuple[Floats, np.ndarray]:
     return np.array(blocks).reshape(-1, 4), np.array(ends, np.int64)
 
 
-def path(rows: np.ndarray, intervals: int, tolerance: Tolerance) -> tuple[Floats, Floats]:
+def path(blocks: Floats, ends: np.ndarray, intervals: int, tolerance: Tolerance) -> tuple[Floats, Floats]:
     """Sums of growth() up to each interval: [intervals, 2, steps], twice."""
-    blocks, ends = blocks_of(rows, intervals)
     plain, taken = growth(blocks, tolerance.ratio)
     paths = []
     for part in (plain, taken):
@@ -87,7 +86,7 @@ def _by_pod(rows: np.ndarray) -> Floats:
 
 def evidence_along(rows: np.ndarray, intervals: int, tolerance: Tolerance, spread: Floats) -> Floats:
     """Log evidence after each interval, [intervals, 2]."""
-    plain, taken = path(rows, intervals, tolerance)
+    plain, taken = path(*blocks_of(rows, intervals), intervals, tolerance)
     return log_evidence(plain, taken, tolerance.margin, spread)
 
 

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from sidelight.agent.closeup import REST
 from sidelight.agent.errors import ConfigError
 from sidelight.analysis.evidence import Tolerance
 from sidelight.analysis.readings import Counts, Interval, Kind
+from sidelight.analysis.wording import duration_text
 
 FORMAT = "sidelight verify 1"
 BASELINE, CANARY = 0, 1
 ARMS = ("baseline", "canary")
 MOST_STRATA = 12
 """The first so many that are seen are compared each by itself, the rest together."""
-REST = "the rest"
 HISTORY = 200
 """Exchanges of the baseline that it takes to choose what "slow" is."""
 _TOLERANCE = re.compile(r"^(?:x(?P<ratio>\d+(?:\.\d+)?))?(?:\+?(?P<margin>\d+(?:\.\d+)?)(?P<unit>pp|%))?$")
@@ -195,7 +196,7 @@ class Comparison:
             edge = edges.get(family, {}).get(measure.name, 0.0)
             self._metrics[name] = {
                 "name": name,
-                "says": measure.says.format(edge=duration(edge)),
+                "says": measure.says.format(edge=duration_text(edge)),
                 "weight": self.settings.weight(measure, family),
                 "ratio": tolerance.ratio,
                 "margin": tolerance.margin,
@@ -269,14 +270,6 @@ def _edge(counts: Counts, bounds: tuple[float, ...], share: float) -> float:
     """The smallest bound above which there is at most that share of the counts; the largest there is, if there is none."""
     above = 1.0 - np.cumsum(counts) / counts.sum()
     return next((bound for bound, left in zip(bounds, above, strict=False) if left <= share), bounds[-1])
-
-
-def duration(seconds: float) -> str:
-    """As people write it: 250 ms, 1.05 s."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"
 
 
 def rows_of(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:

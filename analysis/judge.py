@@ -42,6 +42,9 @@ from sidelight.analysis.evidence import (
 from sidelight.analysis.verdict import FAIL, INCONCLUSIVE, ONE_POD, PASS, MetricVerdict, Verdict
 from sidelight.analysis.wording import describe, round_number, span
 
+LATELY = 6
+"""Intervals whose traffic tells how long something will take."""
+
 
 def judge(document: dict[str, Any]) -> Verdict:
     """Raises ConfigError for a document that is none."""
@@ -50,15 +53,11 @@ def judge(document: dict[str, Any]) -> Verdict:
     served = _served(metrics)
     doubts, notes = doubts_and_notes(document, metrics, served, times)
     alpha = alpha_each(document)
-    found = [_judge_metric(document, metric, rows, times, alpha) for metric, rows in metrics]
+    rate = _rate(document, served)
+    found = [_judge_metric(document, metric, rows, times, alpha, rate) for metric, rows in metrics]
     notes += [f"{name} has only been seen on one side" for name in _missing(metrics)]
     _opaque(found, notes)
     verdict = _whole(found, doubts)
-    lately = served[:, INTERVAL] >= len(times) - max(1, min(6, len(times)))
-    span = max(sum(i["seconds"] for i in document["intervals"][-6:]), 1e-9)
-    rate = float(served[lately & (served[:, ARM] == CANARY), TRIALS].sum()) / span
-    for metric_verdict in found:
-        _say_what_settles(metric_verdict, rate, float(times[-1]) if len(times) else 0.0)
     result = Verdict(
         verdict,
         "",
@@ -89,6 +88,14 @@ def _served(metrics: Rows) -> np.ndarray:
     return np.concatenate(rows) if rows else np.zeros((0, 6), np.int64)
 
 
+def _rate(document: dict[str, Any], served: np.ndarray) -> float:
+    """Exchanges a second of the canary, lately."""
+    lately = document["intervals"][-LATELY:]
+    mine = (served[:, INTERVAL] >= len(document["intervals"]) - max(1, len(lately))) & (served[:, ARM] == CANARY)
+    seconds = float(sum(interval["seconds"] for interval in lately))
+    return float(served[mine, TRIALS].sum()) / max(seconds, 1e-9)
+
+
 def _missing(metrics: Rows) -> list[str]:
     return [str(metric["name"]) for metric, rows in metrics if len(rows) and len(set(rows[:, ARM].tolist())) == 1]
 
@@ -97,18 +104,18 @@ def _missing(metrics: Rows) -> list[str]:
 
 
 def _judge_metric(
-    document: dict[str, Any], metric: dict[str, Any], rows: np.ndarray, times: Floats, alpha: float
+    document: dict[str, Any], metric: dict[str, Any], rows: np.ndarray, times: Floats, alpha: float, rate: float
 ) -> MetricVerdict:
     settings, intervals = document["settings"], len(times)
     tolerance = Tolerance(metric["ratio"], metric["margin"])
     n_c, k_c, n_b, k_b = _totals(rows)
     spread, counts = dispersions(rows, intervals, settings["unit"])
-    plain, taken = path(rows, intervals, tolerance)
+    blocks, ends = blocks_of(rows, intervals)
+    plain, taken = path(blocks, ends, intervals, tolerance)
     evidence = log_evidence(plain, taken, tolerance.margin, spread)
     needed_worse, needed_better = -math.log(alpha), -math.log(settings["beta"])
     worse = (evidence[:, WORSE] >= needed_worse) & (counts >= FEWEST_BLOCKS)
     better = bool(intervals) and evidence[-1, BETTER] >= needed_better and counts[-1] >= FEWEST_BLOCKS
-    blocks, _ = blocks_of(rows, intervals)
     last = float(spread[-1]) if intervals else 1.0
     low, high = difference_interval(blocks, alpha, last) if len(blocks) else (-1.0, 1.0)
     ratio_low, ratio_high = ratio_interval(blocks, alpha, last) if len(blocks) else (0.0, math.inf)
@@ -129,12 +136,15 @@ def _judge_metric(
         if intervals:
             worse[-1] = values[0] <= alpha
         better = values[1] <= settings["beta"]
+    more = math.inf
     if worse.any():
-        _fail(document, found, rows, tolerance, worse, spread, needed_worse, times)
+        more = _fail(document, found, rows, tolerance, worse, spread, needed_worse, times)
     elif better:
-        _pass(document, found, rows, tolerance, spread, needed_better)
+        more = _pass(document, found, rows, tolerance, spread, needed_better)
     if found.verdict == INCONCLUSIVE and not found.reasons:
-        found.reasons = _too_little(found, plain[-1] if intervals else None, taken[-1] if intervals else None, settings)
+        more = _too_little(found, plain, taken, settings)
+    if math.isfinite(more):
+        found.settles = _in_words(found, more, rate, float(times[-1]))
     return found
 
 
@@ -157,8 +167,11 @@ def _fail(
     spread: Floats,
     needed: float,
     times: Floats,
-) -> None:
-    """FAIL, if it stands without any one of the canary's pods: one bad pod is not a bad version."""
+) -> float:
+    """FAIL, if it stands without any one of the canary's pods: one bad pod is not a bad version.
+
+    Returns how many more of the canary's trials would settle it otherwise, infinity where none would.
+    """
     crucial, least, rest = 0, math.inf, rows
     for pod, left in without_one(rows, CANARY):
         evidence = evidence_along(left, len(times), tolerance, spread)[:, WORSE]
@@ -168,19 +181,16 @@ def _fail(
     if worse.any():
         found.verdict = FAIL
         found.decided_at = float(times[np.flatnonzero(worse)[0]])
-        return
+        return math.inf
     name = document["pods"][crucial]["name"]
     n_c, k_c, _, _ = _totals(rest)
     if n_c and k_c / n_c <= found.limit:
         mine = 1.0 - k_c / found.k_canary
         found.reasons = [f"it is worse, {ONE_POD}: {name} has {mine:.0%} of the canary's events, the others are well"]
         found.settles = f"look at {name}, or replace it: that tells a bad pod from a bad version"
-        return
+        return math.inf
     found.reasons = [f"it is worse, but without the pod {name} too little is shown so far"]
-    plain, taken = (part[-1] for part in path(rest, len(times), tolerance))
-    times_more = times_needed(plain, taken, tolerance.margin, float(spread[-1]), WORSE, math.exp(-needed))
-    if math.isfinite(times_more):
-        found.settles = f"{max(1.0, (times_more - 1.0) * found.n_canary):.0f}"
+    return _more_without(found, rest, tolerance, spread, WORSE, needed)
 
 
 def _pass(
@@ -190,18 +200,24 @@ def _pass(
     tolerance: Tolerance,
     spread: Floats,
     needed: float,
-) -> None:
-    """PASS, if it stands without any one of the baseline's pods: a bad one there would hide a bad canary."""
+) -> float:
+    """PASS, if it stands without any one of the baseline's pods: a bad one there would hide a bad canary. Returns as _fail()."""
     for pod, left in without_one(rows, BASELINE):
         if evidence_along(left, len(spread), tolerance, spread)[-1, BETTER] < needed:
             name = document["pods"][pod]["name"]
             found.reasons = [f"it would pass beside the baseline's pod {name}, without it too little is shown so far"]
-            plain, taken = (part[-1] for part in path(left, len(spread), tolerance))
-            more = times_needed(plain, taken, tolerance.margin, float(spread[-1]), BETTER, math.exp(-needed))
-            if math.isfinite(more):
-                found.settles = f"{max(1.0, (more - 1.0) * found.n_canary):.0f}"
-            return
+            return _more_without(found, left, tolerance, spread, BETTER, needed)
     found.verdict = PASS
+    return math.inf
+
+
+def _more_without(
+    found: MetricVerdict, left: np.ndarray, tolerance: Tolerance, spread: Floats, side: int, needed: float
+) -> float:
+    """How many more of the canary's trials would show it by these rows alone."""
+    plain, taken = path(*blocks_of(left, len(spread)), len(spread), tolerance)
+    times = times_needed(plain[-1], taken[-1], tolerance.margin, float(spread[-1]), side, math.exp(-needed))
+    return (times - 1.0) * found.n_canary
 
 
 def _top(document: dict[str, Any], rows: np.ndarray) -> list[dict[str, Any]]:
@@ -226,39 +242,35 @@ def _top(document: dict[str, Any], rows: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def _too_little(
-    found: MetricVerdict, plain: Floats | None, taken: Floats | None, settings: dict[str, Any]
-) -> list[str]:
-    """Why neither is shown, and how many more of the canary's exchanges would show it, if it goes on like this."""
+def _too_little(found: MetricVerdict, plain: Floats, taken: Floats, settings: dict[str, Any]) -> float:
+    """Says why neither is shown. Returns as _fail(), if it goes on like this."""
+    missing = ""
     if not found.n_canary:
-        return ["no traffic to the canary"]
-    if not found.n_baseline:
-        return ["no traffic to the baseline at the same time"]
-    if plain is None or taken is None or found.blocks < FEWEST_BLOCKS:
-        return [f"{found.blocks} intervals with traffic on both sides: {FEWEST_BLOCKS} are the least"]
-    rate_c, rate_b = found.k_canary / found.n_canary, found.k_baseline / found.n_baseline
-    side, level = (WORSE, 10**-found.needed_worse) if rate_c > found.limit else (BETTER, settings["beta"])
-    times = times_needed(plain, taken, found.margin, found.dispersion, side, level)
-    more = (times - 1.0) * found.n_canary
-    reasons = []
+        missing = "no traffic to the canary"
+    elif not found.n_baseline:
+        missing = "no traffic to the baseline at the same time"
+    elif found.blocks < FEWEST_BLOCKS:
+        missing = f"{found.blocks} intervals with traffic on both sides: {FEWEST_BLOCKS} are the least"
+    if missing:
+        found.reasons = [missing]
+        return math.inf
+    side, level = (WORSE, 10**-found.needed_worse) if found.share_canary > found.limit else (BETTER, settings["beta"])
+    times = times_needed(plain[-1], taken[-1], found.margin, found.dispersion, side, level)
     if found.dispersion > 2.0:
-        reasons.append(
+        found.reasons.append(
             f"events come in bursts: as much evidence as {1 / found.dispersion:.0%} of so many single ones would be"
         )
-    if not math.isfinite(times):
-        near = (
-            f"{rate_c:.3%} against {rate_b:.3%} is so near to what is tolerated that no number of requests settles it"
-        )
-        return [*reasons, near]
-    found.settles = f"{max(1.0, more):.0f}"
-    return [*reasons, "too few so far"]
+    if math.isfinite(times):
+        found.reasons.append("too few so far")
+    else:
+        shares = f"{found.share_canary:.3%} against {found.share_baseline:.3%}"
+        found.reasons.append(f"{shares} is so near to what is tolerated that no number of requests settles it")
+    return (times - 1.0) * found.n_canary
 
 
-def _say_what_settles(found: MetricVerdict, rate: float, seconds: float) -> None:
-    """Turns the number into words: there is a rate now."""
-    if not found.settles.isdigit():
-        return
-    more = int(found.settles)
+def _in_words(found: MetricVerdict, more: float, rate: float, seconds: float) -> str:
+    """So many more of the canary's trials, and how long they take."""
+    more = max(1, round(more))
     # connections and segments have a rate of their own
     own = found.n_canary / seconds if seconds else 0.0
     pace = rate if found.name.endswith((".errors", ".slow", ".tail")) and "asked" not in found.name else own
@@ -266,7 +278,7 @@ def _say_what_settles(found: MetricVerdict, rate: float, seconds: float) -> None
         found.name.rpartition(".")[2], "requests"
     )
     when = f", {span(more / pace)} at this rate" if pace else ", and there is no traffic now"
-    found.settles = f"about {round_number(more)} more {unit} to the canary{when}"
+    return f"about {round_number(more)} more {unit} to the canary{when}"
 
 
 # -- the whole -----------------------------------------------------------------------------------------------------

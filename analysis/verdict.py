@@ -47,6 +47,14 @@ class MetricVerdict:
     top: list[dict[str, Any]] = field(default_factory=list)
     """Strata and pods with most of the canary's events."""
 
+    @property
+    def share_baseline(self) -> float:
+        return self.k_baseline / self.n_baseline if self.n_baseline else 0.0
+
+    @property
+    def share_canary(self) -> float:
+        return self.k_canary / self.n_canary if self.n_canary else 0.0
+
 
 @dataclass(slots=True)
 class Verdict:

@@ -9,6 +9,22 @@ if TYPE_CHECKING:
     from sidelight.analysis.verdict import MetricVerdict
 
 
+def duration_text(seconds: float) -> str:
+    """Three digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns" if seconds else "0 ms"
+
+
+def bytes_text(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return ""
+
+
 def round_number(number: float) -> str:
     """Two digits are enough: 2,300."""
     if number < 100:
@@ -27,10 +43,8 @@ def span(seconds: float) -> str:
 
 def describe(metric: MetricVerdict) -> str:
     """1.20 % failed, where the baseline has 0.11 % and 0.24 % would be tolerated."""
-    rate_c = metric.k_canary / metric.n_canary if metric.n_canary else 0.0
-    rate_b = metric.k_baseline / metric.n_baseline if metric.n_baseline else 0.0
-    tolerated = f"the baseline has {percent(rate_b)} and {percent(metric.limit)} would be tolerated"
-    return f"{percent(rate_c)} of {metric.says}, where {tolerated}"
+    tolerated = f"the baseline has {percent(metric.share_baseline)} and {percent(metric.limit)} would be tolerated"
+    return f"{percent(metric.share_canary)} of {metric.says}, where {tolerated}"
 
 
 def percent(share: float) -> str:

@@ -47,8 +47,6 @@ def run(seconds: float = 240.0, seed: int = 1) -> dict[str, Any]:
 
 def _live(found: Cluster, chance: random.Random, seconds: float) -> None:
     pods = [_start(found, f"w{number}") for number in range(WORKLOADS)]
-    for pod in pods:
-        listening(found, pod, 8080)
     edges = chance.sample([(a, b) for a in range(WORKLOADS) for b in range(WORKLOADS) if a != b], EDGES)
     weights = [1 / (place + 1) for place in range(EDGES)]
     end, replaced = time.monotonic() + seconds, time.monotonic()

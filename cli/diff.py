@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from sidelight.analysis.wording import duration_text
 from sidelight.cli import options
 from sidelight.cli.client import connect
-from sidelight.cli.render import duration_text
 from sidelight.cli.selection import duration_s, is_failed
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2

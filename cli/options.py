@@ -14,7 +14,9 @@ from sidelight.agent.settings import STATE_ROOT, default_socket
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _chain(*decorators: Decorator) -> Decorator:
+def chain(*decorators: Decorator) -> Decorator:
+    """Several options as one."""
+
     def apply(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -39,7 +41,7 @@ socket_option = click.option(
     "--socket", "socket_path", type=click.Path(path_type=Path), default=None, metavar="PATH",
     envvar="SIDELIGHT_SOCKET", help="The agent's socket. Default: in the instance's state directory.",
 )  # fmt: skip
-connection_options = _chain(
+connection_options = chain(
     instance_option,
     socket_option,
     click.option("--server", "servers", multiple=True, metavar="HOST:PORT",

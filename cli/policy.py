@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,23 +17,24 @@ from sidelight.cli.policy_text import check_json, describe, print_check, steps_j
 from sidelight.cli.selection import duration_s
 
 if TYPE_CHECKING:
-    from sidelight.analysis.policy.model import End
+    from sidelight.analysis.policy.model import Direction, End, Policy
+    from sidelight.analysis.policy.suggest import Suggestion
     from sidelight.cli.policy_sources import Flows, Objects
+    from sidelight.exporter.proto import observer_pb2
 
-facts = options._chain(
-    options.connection_options,
+object_options = options.chain(
     click.option("--kubeconfig", default="", metavar="FILE", help="Pods, nodes and policies of this cluster. Default: in-cluster."),
     click.option("--objects", "object_paths", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="FILE",
                  help="...or of files: `kubectl get pods,ns,nodes,netpol -A -o json`; repeat for several."),
+)  # fmt: skip
+facts = options.chain(
+    options.connection_options,
+    object_options,
     click.option("--since", default="1h", show_default=True, metavar="DURATION", help="Flows of agents since then."),
     click.option("--file", "files", multiple=True, type=click.Path(path_type=Path, exists=True), metavar="FILE",
                  help="Flows of recordings (`sidelight record`) instead; repeat for several."),
     click.option("--prometheus", metavar="URL", help="Edges by workload from there instead: no addresses outside, a pod for its workload."),
 )  # fmt: skip
-
-
-class CouldNotLook(Exception):
-    """Exit status 3: nothing could be seen."""
 
 
 @click.group("policy")
@@ -69,15 +71,12 @@ def check_command(paths: tuple[Path, ...], replace: bool, show_all: bool, output
     """
     from sidelight.analysis.policy.check import check
     from sidelight.analysis.policy.observed import edges_of
-    from sidelight.cli.policy_sources import objects_of, read_documents
 
-    new = [policy for path in paths for policy in objects_of(read_documents(path)).policies]
+    new = _read_policies(paths)
     if paths and not new:
         raise ConfigError(f"no network policies in {', '.join(map(str, paths))}")
     objects, flows = _look(arguments)
-    titles = {policy.title for policy in new}
-    kept = [] if replace else [policy for policy in objects.policies if policy.title not in titles]
-    then = [*kept, *new] if paths else objects.policies
+    then = new if replace and paths else _beside(objects.policies, new)
     result = check(objects.policies, then, objects.cluster, edges_of(flows.observations))
     if output == "json":
         click.echo(json.dumps(check_json(result, flows), indent=2))
@@ -160,17 +159,7 @@ def suggest_command(
     metavar="FILE",
     help="Besides the cluster's.",
 )
-@click.option(
-    "--kubeconfig", default="", metavar="FILE", help="Pods, nodes and policies of this cluster. Default: in-cluster."
-)
-@click.option(
-    "--objects",
-    "object_paths",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True),
-    metavar="FILE",
-    help="...or of files.",
-)
+@object_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def explain_command(
     source: str, destination: str, port: int, protocol: str, paths: tuple[Path, ...], output: str, **arguments: Any
@@ -187,12 +176,9 @@ def explain_command(
     from sidelight.analysis.policy.check import walk_text
     from sidelight.analysis.policy.evaluate import Evaluator, Verdict
     from sidelight.analysis.policy.model import Traffic
-    from sidelight.cli.policy_sources import objects_of, read_documents
 
     objects = _objects(arguments)
-    more = [policy for path in paths for policy in objects_of(read_documents(path)).policies]
-    titles = {policy.title for policy in more}
-    policies = [policy for policy in objects.policies if policy.title not in titles] + more
+    policies = _beside(objects.policies, _read_policies(paths))
     traffic = Traffic(_end(source, objects, destination), _end(destination, objects, source), port, protocol)
     decision = Evaluator(policies, objects.cluster).decide(traffic)
     if output == "json":
@@ -200,6 +186,18 @@ def explain_command(
     else:
         click.echo(f"{decision.verdict}\n    {walk_text(decision.steps)}")
     sys.exit({Verdict.ALLOWED: 0, Verdict.DENIED: 1, Verdict.UNDEFINED: 3}[decision.verdict])
+
+
+def _read_policies(paths: tuple[Path, ...]) -> list[Policy]:
+    from sidelight.cli.policy_sources import objects_of, read_documents
+
+    return [policy for path in paths for policy in objects_of(read_documents(path)).policies]
+
+
+def _beside(existing: list[Policy], new: list[Policy]) -> list[Policy]:
+    """Both; a new one takes the place of one of its kind and name."""
+    titles = {policy.title for policy in new}
+    return [policy for policy in existing if policy.title not in titles] + new
 
 
 def _end(text: str, objects: Objects, other: str) -> End:
@@ -277,7 +275,7 @@ def _flows(objects: Objects, arguments: dict[str, Any]) -> Flows:
     return Reader(objects).read(_responses(arguments))
 
 
-def _responses(arguments: dict[str, Any]) -> Any:
+def _responses(arguments: dict[str, Any]) -> Iterator[observer_pb2.GetFlowsResponse]:
     from sidelight.cli.client import connect
     from sidelight.cli.recording import read_all
     from sidelight.exporter.proto import observer_pb2
@@ -297,9 +295,11 @@ def _responses(arguments: dict[str, Any]) -> Any:
 
 def _warnings(objects: Objects, flows: Flows) -> list[str]:
     """What the window cannot know."""
+    from sidelight.analysis.policy.render import moment
+
     first = min(seen.at for seen in flows.observations)
     last = max(seen.at for seen in flows.observations)
-    found = [f"seen from {_time(first)} to {_time(last)}: what comes less often than that is not allowed"]
+    found = [f"seen from {moment(first)} to {moment(last)}: what comes less often than that is not allowed"]
     if flows.lost:
         found.append(f"{flows.lost} flows were lost or held back: what only they showed is not allowed")
     silent = sorted(name for name, ran in objects.cron_jobs.items() if ran < first)
@@ -314,13 +314,7 @@ def _warnings(objects: Objects, flows: Flows) -> list[str]:
     return found
 
 
-def _time(at: float) -> str:
-    from sidelight.analysis.policy.render import moment
-
-    return moment(at)
-
-
-def _split(objects: Objects, flows: Flows, namespaces: tuple[str, ...], directions: Any) -> None:
+def _split(objects: Objects, flows: Flows, namespaces: tuple[str, ...], directions: tuple[Direction, ...]) -> None:
     from sidelight.analysis.policy.holdout import hold_out
 
     rows = hold_out(flows.observations, objects.cluster, namespaces, directions)
@@ -330,7 +324,7 @@ def _split(objects: Objects, flows: Flows, namespaces: tuple[str, ...], directio
         click.echo(f"{row.learned_s:10.0f} s {row.judged:8} {row.cut:8} {rate:15.2%} {row.edges_cut:10}")
 
 
-def _diff(suggestion: Any, objects: Objects, form: str) -> str:
+def _diff(suggestion: Suggestion, objects: Objects, form: str) -> str:
     """Of the policies of the same names as they are in the cluster: their rules, as the model has them."""
     import difflib
 

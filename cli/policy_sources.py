@@ -18,8 +18,8 @@ from sidelight.analysis.policy.objects import KINDS, cluster_of, policy_of
 from sidelight.analysis.policy.observed import Observation
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2
-from sidelight.exporter.verify.prometheus import Api
-from sidelight.exporter.verify.series import along
+from sidelight.exporter.verify.prometheus import Api, SeriesKey, fetch
+from sidelight.exporter.verify.series import Series, along
 
 PATHS = {
     "/api/v1/namespaces": "Namespace",
@@ -235,7 +235,7 @@ class Reader:
             count=0 if detail.kind == "close" and not detail.adopted else 1,
             bytes=detail.sent_bytes + detail.received_bytes,
             known=(detail.source_provenance, detail.destination_provenance),
-            retried=detail.reason if detail.kind == "fail" else "",
+            reason=detail.reason if detail.kind == "fail" else "",
         )
         if client:
             # of datagrams servers report nothing
@@ -304,15 +304,13 @@ def from_prometheus(api: Api, objects: Objects, since_s: float, now: float) -> F
         pods.setdefault((pod.namespace, pod.owner or pod.name), pod)
     found = Flows()
     start = now - since_s
-    selector = 'sidelight_tcp_connections_opened_total{reporter="destination"}'
-    before = {
-        _series(row["metric"]): float(row["value"][1]) for row in api.query(f"last_over_time({selector}[7d])", start)
-    }
-    for row in api.query(f"{selector}[{max(1, int(since_s))}s]", now):
-        labels = row["metric"]
-        samples = [(float(at), float(value)) for at, value in row["values"]]
-        base = before.get(_series(labels))
-        count = along(([(start, base)] if base is not None else []) + samples, [start, now])[-1]
+    series: dict[SeriesKey, Series] = {}
+    fetch(series, api, "", 'sidelight_tcp_connections_opened_total{reporter="destination"}', start, now)
+    for one in series.values():
+        labels, samples = one.labels, [sample for sample in one.samples if sample[0] > start]
+        if not samples:
+            continue
+        count = along(one.samples, [start, now])[-1]
         ends = [
             pods.get((labels.get(f"{side}_workload_namespace", ""), labels.get(f"{side}_workload", "")))
             for side in ("source", "destination")
@@ -328,10 +326,6 @@ def from_prometheus(api: Api, objects: Objects, since_s: float, now: float) -> F
         found.observations.append(Observation(traffic, samples[0][0], count=count, known=("prometheus", "prometheus")))
         found.observations.append(Observation(traffic, samples[-1][0], count=0, known=("prometheus", "prometheus")))
     return found
-
-
-def _series(labels: dict[str, str]) -> frozenset[tuple[str, str]]:
-    return frozenset(labels.items())
 
 
 def _labels(texts: Iterable[str]) -> Iterator[tuple[str, str]]:

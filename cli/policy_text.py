@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sidelight.analysis.policy.check import walk_text
+from sidelight.analysis.policy.evaluate import Verdict
 from sidelight.analysis.policy.model import Direction
 
 if TYPE_CHECKING:
     from sidelight.analysis.policy.check import EdgeResult, Result
+    from sidelight.analysis.policy.evaluate import Step
     from sidelight.analysis.policy.model import Peer, Policy, Selector
     from sidelight.cli.policy_sources import Flows
 
@@ -68,7 +71,7 @@ def check_json(result: Result, flows: Flows) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def steps_json(steps: Any) -> list[dict[str, Any]]:
+def steps_json(steps: Iterable[Step]) -> list[dict[str, Any]]:
     """A walk."""
     return [
         {
@@ -129,9 +132,9 @@ def _kind(found: EdgeResult) -> str:
         return "cut"
     if found.denied_now:
         return "unenforced"
-    if str(found.then) == "undefined":
+    if found.then is Verdict.UNDEFINED:
         return "undefined"
-    return "opened" if str(found.now) == "denied" and str(found.then) == "allowed" else "same"
+    return "opened" if found.now is Verdict.DENIED and found.then is Verdict.ALLOWED else "same"
 
 
 def _says(found: EdgeResult, kind: str) -> str:

@@ -10,28 +10,13 @@ import click
 from google.protobuf import descriptor_pool, json_format
 
 from sidelight.agent.protocols import GRPC_SERVER_ERRORS, STORES
+from sidelight.analysis.wording import bytes_text, duration_text
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.families import dns_code
 from sidelight.exporter.proto import flow_pb2 as pb
 from sidelight.exporter.proto import observer_pb2, sidelight_pb2
 
 _COLOURS = {"2": "green", "3": "cyan", "4": "yellow", "5": "red", "0": "red"}
-
-
-def duration_text(seconds: float) -> str:
-    """Three digits and a unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds * 1e9:.0f} ns" if seconds else "0 ms"
-
-
-def bytes_text(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return ""
 
 
 def _end(flow: pb.Flow, which: str, detail: sidelight_pb2.FlowDetail, wide: bool) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from sidelight.analysis.wording import bytes_text, duration_text
 from sidelight.cli import options
 from sidelight.cli.client import connect
-from sidelight.cli.render import bytes_text, duration_text
 
 
 @click.command("status")

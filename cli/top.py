@@ -15,10 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sidelight.analysis.wording import bytes_text, duration_text
 from sidelight.cli import options
 from sidelight.cli.client import Client, connect
 from sidelight.cli.rates import EdgeRate, active, rates
-from sidelight.cli.render import bytes_text, duration_text
 
 SORTS: dict[str, Callable[[EdgeRate], float]] = {
     "rate": lambda rate: rate.rate,

@@ -19,6 +19,7 @@ from sidelight.exporter.verify.trial import Trial, load, summary
 
 if TYPE_CHECKING:
     from sidelight.analysis.comparison import Settings
+    from sidelight.analysis.verdict import Verdict
     from sidelight.cli.client import Client
     from sidelight.cli.verify_screen import Screen
     from sidelight.exporter.verify.arms import Arms
@@ -130,9 +131,11 @@ def verify_command(context: click.Context, /, target: str | None, follow: bool, 
       sidelight verify --serve 127.0.0.1:9470 --prometheus http://prometheus:9090
     """
     if arguments["replay"]:
+        from sidelight.analysis.judge import judge
+
         _only(context, "replay", ("report", "output", "keep"))
         document = load(arguments["replay"])
-        _finish(document, output, arguments)
+        _finish(document, judge(document), output, arguments)
     if arguments["serve"]:
         _serve(arguments)
         return
@@ -144,14 +147,14 @@ def verify_command(context: click.Context, /, target: str | None, follow: bool, 
     _check_outputs(arguments)
     if arguments["prometheus"]:
         trial = Trial(arms, prometheus(arguments, arms, settings), settings, time.time)
-        _run(trial, follow, lambda: False)
+        verdict = _run(trial, follow, lambda: False)
     else:
         from sidelight.cli.client import connect
 
         with connect(arguments) as client, client.until_interrupted():
             trial = Trial(arms, agents(client, arms, settings), settings, time.time)
-            _run(trial, follow, lambda: client.interrupted)
-    _finish(trial.document(), output, arguments, screen=follow)
+            verdict = _run(trial, follow, lambda: client.interrupted)
+    _finish(trial.document(), verdict, output, arguments, screen=follow)
 
 
 def settings_from(arguments: dict[str, Any]) -> Settings:
@@ -233,7 +236,7 @@ def _check_outputs(arguments: dict[str, Any]) -> None:
         raise ConfigError(f"--report {arguments['report']}: want a name that ends in .html or .svg")
 
 
-def _run(trial: Trial, follow: bool, interrupted: Callable[[], bool]) -> None:
+def _run(trial: Trial, follow: bool, interrupted: Callable[[], bool]) -> Verdict:
     """Looks until the trial ends, or it has taken long enough, or somebody interrupts: then once more, for what is left."""
     from sidelight.cli.verify_screen import Screen
 
@@ -251,6 +254,8 @@ def _run(trial: Trial, follow: bool, interrupted: Callable[[], bool]) -> None:
                     _wait(max(0.0, min(trial.settings.interval_s, left)), interrupted)
         except KeyboardInterrupt:
             trial.look(last=True)
+    assert trial.verdict is not None
+    return trial.verdict
 
 
 def _look(trial: Trial, screen: Screen, over: bool) -> None:
@@ -271,13 +276,12 @@ def _wait(length_s: float, interrupted: Callable[[], bool]) -> None:
         time.sleep(min(0.2, left))
 
 
-def _finish(document: dict[str, Any], output: str, arguments: dict[str, Any], *, screen: bool = False) -> None:
-    """Judges, prints, writes what was asked for, and ends with the verdict's exit status."""
-    from sidelight.analysis.judge import judge
+def _finish(
+    document: dict[str, Any], verdict: Verdict, output: str, arguments: dict[str, Any], *, screen: bool = False
+) -> None:
+    """Prints, writes what was asked for, and ends with the verdict's exit status."""
     from sidelight.cli import verify_screen
 
-    verdict = judge(document)
-    result = summary(verdict, document)
     if arguments.get("keep"):
         _write(arguments["keep"], json.dumps(document) + "\n")
     if arguments.get("report"):
@@ -286,7 +290,7 @@ def _finish(document: dict[str, Any], output: str, arguments: dict[str, Any], *,
         draw = page if arguments["report"].suffix == ".html" else plots
         _write(arguments["report"], draw(document, verdict))
     if output == "json":
-        click.echo(json.dumps(result | {"comparison": document}, indent=2))
+        click.echo(json.dumps(summary(verdict, document) | {"comparison": document}, indent=2))
     elif output == "junit":
         from sidelight.cli.verify_report import junit
 

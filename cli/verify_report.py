@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from html import escape
 from typing import Any
 
@@ -42,8 +43,8 @@ def page(document: dict[str, Any], verdict: Verdict) -> str:
         for row in metric.top
     )
     drawn = "".join(
-        f"<h2>{escape(metric.name)}: {escape(metric.says)}</h2>{_rates(document, metric)}{_evidence(document, metric)}"
-        for metric in verdict.metrics
+        f"<h2>{escape(metric.name)}: {escape(metric.says)}</h2>{rates}{evidence}"
+        for metric, rates, evidence in _drawn(document, verdict)
     )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>
@@ -69,8 +70,14 @@ def _row(metric: MetricVerdict) -> str:
     cells = [
         ("", escape(metric.name)),
         ("", escape(metric.says)),
-        ("n", f"{metric.k_baseline:,} of {metric.n_baseline:,}<br>{_percent(metric.k_baseline, metric.n_baseline)}"),
-        ("n", f"{metric.k_canary:,} of {metric.n_canary:,}<br>{_percent(metric.k_canary, metric.n_canary)}"),
+        (
+            "n",
+            f"{metric.k_baseline:,} of {metric.n_baseline:,}<br>{percent(metric.share_baseline) if metric.n_baseline else '-'}",
+        ),
+        (
+            "n",
+            f"{metric.k_canary:,} of {metric.n_canary:,}<br>{percent(metric.share_canary) if metric.n_canary else '-'}",
+        ),
         ("n", f"{metric.low * 100:+.3f} … {metric.high * 100:+.3f}"),
         ("n", f"{metric.ratio_low:.3g} … {high}"),
         ("n", percent(metric.limit)),
@@ -80,14 +87,10 @@ def _row(metric: MetricVerdict) -> str:
     return "<tr>" + "".join(f'<td class="{kind}">{text}</td>' for kind, text in cells) + "</tr>"
 
 
-def _percent(events: int, trials: int) -> str:
-    return percent(events / trials) if trials else "-"
-
-
 def plots(document: dict[str, Any], verdict: Verdict) -> str:
     """One SVG: the differences, and each metric's rates and evidence below."""
     parts = [_forest(verdict)]
-    parts += [part for metric in verdict.metrics for part in (_rates(document, metric), _evidence(document, metric))]
+    parts += [part for _, *plots in _drawn(document, verdict) for part in plots]
     height, placed = 0, []
     for part in parts:
         placed.append(part.replace("<svg ", f'<svg y="{height}" ', 1))
@@ -108,14 +111,14 @@ def _forest(verdict: Verdict) -> str:
     lines = [f'<line x1="{middle}" x2="{middle}" y1="6" y2="{26 * len(metrics) + 6}" stroke="#d0d7de"/>']
     for index, metric in enumerate(metrics):
         y = 20 + 26 * index
-        rate_b = metric.k_baseline / metric.n_baseline if metric.n_baseline else 0.0
-        rate_c = metric.k_canary / metric.n_canary if metric.n_canary else 0.0
+        apart = metric.share_canary - metric.share_baseline
+        tolerated = x(metric.limit - metric.share_baseline)
         colour = COLOURS[metric.verdict]
         lines += [
             f'<text x="0" y="{y + 4}" font-size="12" fill="#1f2328">{escape(metric.name)}</text>',
             f'<line x1="{x(metric.low):.1f}" x2="{x(metric.high):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>',
-            f'<circle cx="{x(rate_c - rate_b):.1f}" cy="{y}" r="4" fill="{colour}"/>',
-            f'<line x1="{x(metric.limit - rate_b):.1f}" x2="{x(metric.limit - rate_b):.1f}" y1="{y - 8}" y2="{y + 8}" stroke="#1f2328" stroke-dasharray="2 2"/>',
+            f'<circle cx="{x(apart):.1f}" cy="{y}" r="4" fill="{colour}"/>',
+            f'<line x1="{tolerated:.1f}" x2="{tolerated:.1f}" y1="{y - 8}" y2="{y + 8}" stroke="#1f2328" stroke-dasharray="2 2"/>',
         ]
     label = f"difference, from {-reach * 100:.3g} to {reach * 100:.3g} pp; dashed: what is tolerated"
     bottom = 26 * len(metrics) + 20
@@ -123,13 +126,16 @@ def _forest(verdict: Verdict) -> str:
     return _svg(width, bottom + 8, lines)
 
 
-def _metric_rows(document: dict[str, Any], metric: MetricVerdict) -> np.ndarray:
-    return next(rows for about, rows in rows_of(document) if about["name"] == metric.name)
+def _drawn(document: dict[str, Any], verdict: Verdict) -> Iterator[tuple[MetricVerdict, str, str]]:
+    """(a metric, its rates, its evidence)."""
+    rows = {about["name"]: found for about, found in rows_of(document)}
+    for metric in verdict.metrics:
+        yield metric, _rates(document, metric, rows[metric.name]), _evidence(document, metric, rows[metric.name])
 
 
-def _rates(document: dict[str, Any], metric: MetricVerdict) -> str:
+def _rates(document: dict[str, Any], metric: MetricVerdict, rows: np.ndarray) -> str:
     """Both arms' shares over time."""
-    rows, intervals = _metric_rows(document, metric), len(document["intervals"])
+    intervals = len(document["intervals"])
     step = max(1, math.ceil(intervals / POINTS))
     shares = {}
     for arm in (BASELINE, CANARY):
@@ -139,7 +145,7 @@ def _rates(document: dict[str, Any], metric: MetricVerdict) -> str:
         np.add.at(sums[:, 1], mine[:, INTERVAL] // step, mine[:, EVENTS])
         shares[arm] = [(i, e / n) for i, (n, e) in enumerate(sums.tolist()) if n]
     top = max([share for points in shares.values() for _, share in points] + [metric.limit, 1e-6])
-    lines = _axes("share over time", percent(top), "0", intervals // step)
+    lines = _axes("share over time", percent(top), "0")
     for arm, colour in ((BASELINE, BASELINE_COLOUR), (CANARY, CANARY_COLOUR)):
         lines.append(_line([(i / max(1, intervals // step), share / top) for i, share in shares[arm]], colour))
     lines.append(_line([(0, metric.limit / top), (1, metric.limit / top)], "#1f2328", dashed=True))
@@ -147,9 +153,9 @@ def _rates(document: dict[str, Any], metric: MetricVerdict) -> str:
     return _svg(WIDTH, HEIGHT, lines)
 
 
-def _evidence(document: dict[str, Any], metric: MetricVerdict) -> str:
+def _evidence(document: dict[str, Any], metric: MetricVerdict, rows: np.ndarray) -> str:
     """log10 of the e-values, look by look, and where they decide."""
-    rows, intervals = _metric_rows(document, metric), len(document["intervals"])
+    intervals = len(document["intervals"])
     tolerance = Tolerance(metric.ratio, metric.margin)
     spread, _ = dispersions(rows, intervals, document["settings"]["unit"])
     along = evidence_along(rows, intervals, tolerance, spread) / math.log(10)
@@ -159,7 +165,7 @@ def _evidence(document: dict[str, Any], metric: MetricVerdict) -> str:
     def y(value: float) -> float:
         return (max(floor, min(top, value)) - floor) / (top - floor)
 
-    lines = _axes("evidence, log10", f"{top:.1f}", f"{floor:.0f}", intervals)
+    lines = _axes("evidence, log10", f"{top:.1f}", f"{floor:.0f}")
     for side, colour in ((WORSE, COLOURS[FAIL]), (BETTER, COLOURS[PASS])):
         points = [(index / max(1, intervals - 1), y(float(value))) for index, value in enumerate(along[:, side])]
         lines.append(_line(points, colour))
@@ -169,14 +175,14 @@ def _evidence(document: dict[str, Any], metric: MetricVerdict) -> str:
     return _svg(WIDTH, HEIGHT, lines)
 
 
-def _axes(title: str, top: str, bottom: str, count: int) -> list[str]:
+def _axes(title: str, top: str, bottom: str) -> list[str]:
     right, low = WIDTH - 8, HEIGHT - 24
     return [
         f'<path d="M{MARGIN} 20V{low}H{right}" fill="none" stroke="#8c959f"/>',
         f'<text x="{MARGIN}" y="12" font-size="11" fill="#1f2328">{title}</text>',
         f'<text x="{MARGIN - 4}" y="26" font-size="10" fill="#59636e" text-anchor="end">{top}</text>',
         f'<text x="{MARGIN - 4}" y="{low}" font-size="10" fill="#59636e" text-anchor="end">{bottom}</text>',
-    ] if count >= 0 else []  # fmt: skip
+    ]
 
 
 def _line(points: list[tuple[float, float]], colour: str, *, dashed: bool = False) -> str:

@@ -116,8 +116,8 @@ def table(metrics: list[MetricVerdict]) -> Table:
         found.add_row(
             metric.name,
             metric.says,
-            f"{percent(_share(metric.k_baseline, metric.n_baseline))} of {metric.n_baseline:,}",
-            f"{percent(_share(metric.k_canary, metric.n_canary))} of {metric.n_canary:,}",
+            f"{percent(metric.share_baseline)} of {metric.n_baseline:,}",
+            f"{percent(metric.share_canary)} of {metric.n_canary:,}",
             f"{metric.low * 100:+.2f} … {metric.high * 100:+.2f}",
             plot(metric, scale),
             percent(metric.limit),
@@ -126,13 +126,9 @@ def table(metrics: list[MetricVerdict]) -> Table:
     return found
 
 
-def _share(events: int, trials: int) -> float:
-    return events / trials if trials else 0.0
-
-
 def _reach(metric: MetricVerdict) -> float:
     """How far from zero the interesting part of its interval goes."""
-    apart = abs(_share(metric.k_canary, metric.n_canary) - _share(metric.k_baseline, metric.n_baseline))
+    apart = abs(metric.share_canary - metric.share_baseline)
     return min(
         1.0,
         max(abs(metric.low) if metric.low > -1 else 0, abs(metric.high) if metric.high < 1 else 0, 2 * apart, 0.002),
@@ -146,12 +142,11 @@ def plot(metric: MetricVerdict, scale: float) -> Text:
     def place(value: float) -> int:
         return max(0, min(PLOT_WIDTH - 1, round(half + value / scale * half)))
 
-    rate_b = _share(metric.k_baseline, metric.n_baseline)
     cells = [" "] * PLOT_WIDTH
     for cell in range(place(metric.low), place(metric.high) + 1):
         cells[cell] = "─"
     cells[half] = "│" if cells[half] == " " else "┼"
-    cells[place(metric.limit - rate_b)] = "┆"
+    cells[place(metric.limit - metric.share_baseline)] = "┆"
     if metric.n_canary and metric.n_baseline:
-        cells[place(_share(metric.k_canary, metric.n_canary) - rate_b)] = "●"
+        cells[place(metric.share_canary - metric.share_baseline)] = "●"
     return Text("".join(cells), style=STYLES[metric.verdict].removeprefix("bold "))

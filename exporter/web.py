@@ -72,13 +72,12 @@ class WebServer:
         sessions: Sessions | None = None,
     ) -> None:
         """`sessions`: those of /verify; outside loopback without a token they are off, as flows are."""
-        host, port = parse_listen(listen)
-        local = _loopback(host)
+        local = _loopback(listen)
         if sessions is not None and not local and not sessions.guarded:
             sessions = None
         self._sessions = sessions
         handler = _handler(agent, renderer, local or map_anywhere, sessions)
-        self._server = _listening(host, port, handler, f"{listen}; choose another --metrics-listen")
+        self._server = _listening(listen, handler, "; choose another --metrics-listen")
         self.port: int = self._server.server_address[1]
 
     def stop(self) -> None:
@@ -92,10 +91,9 @@ class VerifyServer:
     """/verify alone, for `sidelight verify --serve`. Raises ConfigError outside loopback without a token."""
 
     def __init__(self, sessions: Sessions, listen: str) -> None:
-        host, port = parse_listen(listen)
-        if not _loopback(host) and not sessions.guarded:
+        if not _loopback(listen) and not sessions.guarded:
             raise ConfigError(f"{listen} is not loopback: say --token-file, so that only who knows it may ask")
-        self._server = _listening(host, port, _verify_handler(sessions), listen)
+        self._server = _listening(listen, _verify_handler(sessions))
         self.port: int = self._server.server_address[1]
 
     def stop(self) -> None:
@@ -103,7 +101,8 @@ class VerifyServer:
         self._server.server_close()
 
 
-def _loopback(host: str) -> bool:
+def _loopback(listen: str) -> bool:
+    host, _ = parse_listen(listen)
     if host == "localhost":
         return True
     try:
@@ -112,13 +111,13 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _listening(host: str, port: int, handler: type[BaseHTTPRequestHandler], what: str) -> _Server:
+def _listening(listen: str, handler: type[BaseHTTPRequestHandler], advice: str = "") -> _Server:
     """A server with a thread of its own. Raises ConfigError when the address cannot be had."""
+    host, port = parse_listen(listen)
     try:
         server = _Server((host, port), handler, v6=":" in host)
     except OSError as error:
-        address, semicolon, advice = what.partition(";")
-        raise ConfigError(f"cannot listen on {address}: {error.strerror or error}{semicolon}{advice}") from None
+        raise ConfigError(f"cannot listen on {listen}: {error.strerror or error}{advice}") from None
     threading.Thread(target=server.serve_forever, name="web", daemon=True).start()
     return server
 

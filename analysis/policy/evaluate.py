@@ -15,6 +15,8 @@ from enum import StrEnum
 from itertools import groupby
 
 from sidelight.analysis.policy.model import (
+    NAMESPACE_LABEL,
+    PROTOCOLS,
     Action,
     Address,
     Cluster,
@@ -30,8 +32,6 @@ from sidelight.analysis.policy.model import (
     Tier,
     Traffic,
 )
-
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 class Verdict(StrEnum):
@@ -62,10 +62,6 @@ class Decision:
     verdict: Verdict
     steps: tuple[Step, ...]
 
-    def deciding(self) -> Step | None:
-        """The step of the end that denies it (or leaves it open); else that of the last end."""
-        return self.steps[-1] if self.steps else None
-
 
 class Evaluator:
     """Policies and a cluster, prepared for many questions. Answers depend on nothing but them."""
@@ -90,8 +86,7 @@ class Evaluator:
         steps: list[Step] = []
         verdicts = []
         for direction in Direction:
-            end = traffic.source if direction is Direction.EGRESS else traffic.destination
-            if end.pod is None:
+            if traffic.ends(direction)[0].pod is None:
                 continue
             verdict, walk = self.side(traffic, direction)
             verdicts.append(verdict)
@@ -118,7 +113,7 @@ class Evaluator:
     def matching(self, traffic: Traffic) -> Iterator[tuple[Policy, Direction, Rule]]:
         """Every rule that matches it (or may), whichever decides."""
         for direction in Direction:
-            pod = traffic.source.pod if direction is Direction.EGRESS else traffic.destination.pod
+            pod = traffic.ends(direction)[0].pod
             if pod is None:
                 continue
             for policies in self.applying(pod, direction).values():
@@ -131,9 +126,10 @@ class Evaluator:
 
     def side(self, traffic: Traffic, direction: Direction) -> tuple[Verdict, list[Step]]:
         """The verdict at one end, which is a pod."""
-        pod = traffic.source.pod if direction is Direction.EGRESS else traffic.destination.pod
+        near, other = traffic.ends(direction)
+        pod = near.pod
         assert pod is not None
-        if not pod.host_network and self._is_own_node(traffic, direction, pod):
+        if not pod.host_network and _is_own_node(pod, other):
             # its kubelet's probes among it
             return Verdict.ALLOWED, [Step(direction, None, None, -1, "traffic with its own node is always allowed")]
         applying = self.applying(pod, direction)
@@ -262,11 +258,11 @@ class Evaluator:
         )
 
     def _rule(self, traffic: Traffic, direction: Direction, policy: Policy, rule: Rule) -> Match:
-        if not self._ports(traffic, rule.ports):
+        if rule.ports is not None and not any(_port(traffic, port) for port in rule.ports):
             return Match.NO
         if rule.peers is None:
             return Match.YES
-        other = traffic.destination if direction is Direction.EGRESS else traffic.source
+        _, other = traffic.ends(direction)
         dialled = traffic.dialled if direction is Direction.EGRESS else None
         found = Match.NO
         for peer in rule.peers:
@@ -302,11 +298,6 @@ class Evaluator:
             return policy.namespace == pod.namespace
         return self._matches(peer.namespaces, self._labels_of(pod.namespace))
 
-    def _ports(self, traffic: Traffic, ports: tuple[Port, ...] | None) -> bool:
-        if ports is None:
-            return True
-        return any(_port(traffic, port) for port in ports)
-
     def _matches(self, selector: Selector, labels: Labels) -> bool:
         key = (selector, labels)
         found = self._selects.get(key)
@@ -319,13 +310,11 @@ class Evaluator:
 
     def _labels_of(self, namespace: str) -> Labels:
         found = self._namespaces.get(namespace)
-        # every namespace has this label, set by the API server
-        return found if found is not None else (("kubernetes.io/metadata.name", namespace),)
+        return found if found is not None else ((NAMESPACE_LABEL, namespace),)
 
-    @staticmethod
-    def _is_own_node(traffic: Traffic, direction: Direction, pod: Pod) -> bool:
-        other = traffic.destination if direction is Direction.EGRESS else traffic.source
-        return other.node is not None and other.node.name == pod.node and (other.pod is None or other.pod.host_network)
+
+def _is_own_node(pod: Pod, other: End) -> bool:
+    return other.node is not None and other.node.name == pod.node and (other.pod is None or other.pod.host_network)
 
 
 def _called(rule: Rule) -> str:

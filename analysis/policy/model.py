@@ -15,6 +15,10 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Labels = tuple[tuple[str, str], ...]
 """Sorted, so that equal sets are equal."""
+PROTOCOLS = ("TCP", "UDP", "SCTP")
+"""Those that the API knows."""
+NAMESPACE_LABEL = "kubernetes.io/metadata.name"
+"""Every namespace has it, set by the API server: its name."""
 
 
 class Tier(StrEnum):
@@ -32,6 +36,11 @@ class Action(StrEnum):
 class Direction(StrEnum):
     EGRESS = "egress"
     INGRESS = "ingress"
+
+    @property
+    def side(self) -> str:
+        """What a rule calls its peers."""
+        return "from" if self is Direction.INGRESS else "to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +71,6 @@ class Selector:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(requirement.matches(labels) for requirement in self.requirements)
-
-
-EVERYTHING = Selector()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +149,12 @@ class Pod:
     owner: str = ""
 
     @property
+    def workload(self) -> str:
+        return self.owner or self.name
+
+    @property
     def title(self) -> str:
-        return f"{self.namespace}/{self.owner or self.name}"
+        return f"{self.namespace}/{self.workload}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,12 @@ class Traffic:
     port: int
     protocol: str = "TCP"
     dialled: Address | None = None
+
+    def ends(self, direction: Direction) -> tuple[End, End]:
+        """(the end whose policies of that direction count, the other)."""
+        if direction is Direction.EGRESS:
+            return self.source, self.destination
+        return self.destination, self.source
 
 
 @dataclass(slots=True)

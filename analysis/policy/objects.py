@@ -7,11 +7,14 @@ with a field that is not known is kept as such: it fails closed.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from sidelight.agent.errors import ConfigError
 from sidelight.analysis.policy.model import (
+    NAMESPACE_LABEL,
+    PROTOCOLS,
     Action,
     Cluster,
     Direction,
@@ -31,7 +34,6 @@ from sidelight.analysis.policy.model import (
 KINDS = ("NetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
 _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS}
 _CLUSTER_PEERS = {"namespaces", "pods", "nodes", "networks", "domainNames"}
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 
 
 def policy_of(document: dict[str, Any]) -> Policy:
@@ -60,13 +62,7 @@ def policy_of(document: dict[str, Any]) -> Policy:
 
 
 def _namespaced(name: str, namespace: str, spec: dict[str, Any]) -> Policy:
-    rules = {
-        direction: tuple(
-            _namespaced_rule(number, rule, "from" if direction is Direction.INGRESS else "to")
-            for number, rule in enumerate(_list(spec, str(direction)))
-        )
-        for direction in Direction
-    }
+    rules = _rules(spec, _namespaced_rule)
     # the API's defaults: always Ingress, Egress if there are such rules
     types = spec.get("policyTypes") or (["Ingress", "Egress"] if rules[Direction.EGRESS] else ["Ingress"])
     if not isinstance(types, list) or set(types) - {"Ingress", "Egress"}:
@@ -146,13 +142,7 @@ def _cluster_wide(kind: str, name: str, spec: dict[str, Any]) -> Policy:
     if not isinstance(subject, dict) or len(subject) != 1 or not set(subject) <= {"namespaces", "pods"}:
         raise ConfigError("subject: want namespaces or pods")
     pods, namespaces = _pods_and_namespaces(subject)
-    rules = {
-        direction: tuple(
-            _cluster_rule(kind, number, rule, "from" if direction is Direction.INGRESS else "to")
-            for number, rule in enumerate(_list(spec, str(direction)))
-        )
-        for direction in Direction
-    }
+    rules = _rules(spec, partial(_cluster_rule, kind))
     for direction, found in rules.items():
         if len(found) > (100 if kind != "ClusterNetworkPolicy" else 25):
             raise ConfigError(f"{direction}: too many rules")
@@ -265,6 +255,14 @@ def selector_of(document: dict[str, Any]) -> Selector:
     return Selector(tuple(found))
 
 
+def _rules(spec: dict[str, Any], read: Callable[[int, dict[str, Any], str], Rule]) -> dict[Direction, tuple[Rule, ...]]:
+    """Of both directions; `read` gets a rule's number, its document, and what it calls its peers."""
+    return {
+        direction: tuple(read(number, rule, direction.side) for number, rule in enumerate(_list(spec, str(direction))))
+        for direction in Direction
+    }
+
+
 def _list(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
     found = document.get(name) or []
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
@@ -303,7 +301,7 @@ def cluster_of(documents: Iterable[dict[str, Any]]) -> Cluster:
         meta, kind = document.get("metadata") or {}, document.get("kind")
         labels = labels_of(meta.get("labels"))
         if kind == "Namespace":
-            found.namespaces[meta["name"]] = labels_of({"kubernetes.io/metadata.name": meta["name"]} | dict(labels))
+            found.namespaces[meta["name"]] = labels_of({NAMESPACE_LABEL: meta["name"]} | dict(labels))
         elif kind == "Node":
             addresses = ((document.get("status") or {}).get("addresses")) or ()
             found.nodes.append(Node(meta["name"], labels, _addresses(a.get("address") for a in addresses)))

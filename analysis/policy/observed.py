@@ -23,7 +23,7 @@ class Observation:
     bytes: int = 0
     known: tuple[str, str] = ("", "")
     """How the names of both ends were known."""
-    retried: str = ""
+    reason: str = ""
     """Why it failed."""
 
 
@@ -83,8 +83,8 @@ def edges_of(observations: Iterable[Observation]) -> list[Edge]:
         edge.bytes += seen.bytes
         edge.connections += 0 if seen.failed else seen.count
         edge.failed += seen.count if seen.failed else 0
-        if seen.failed and seen.retried:
-            edge.reasons.add(seen.retried)
+        if seen.failed and seen.reason:
+            edge.reasons.add(seen.reason)
         edge.known.add(seen.known)
         for ends, end in ((edge.sources, traffic.source), (edge.destinations, traffic.destination)):
             if len(ends) < MOST_PAIRS:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import yaml
 
-from sidelight.analysis.policy.model import Direction, Labels
-from sidelight.analysis.policy.suggest import NAME, PeerOf, SuggestedPolicy, SuggestedRule, Suggestion
+from sidelight.analysis.policy.model import NAMESPACE_LABEL, Direction, Labels
+from sidelight.analysis.policy.suggest import PeerOf, SuggestedPolicy, SuggestedRule, Suggestion
+from sidelight.analysis.wording import bytes_text
 
 FORMATS = ("networkpolicy", "cilium", "clusternetworkpolicy")
 PRIORITY = 500
@@ -22,14 +24,11 @@ def manifest(policy: SuggestedPolicy, form: str = "networkpolicy") -> dict[str, 
 
 def _network_policy(policy: SuggestedPolicy) -> dict[str, Any]:
     spec: dict[str, Any] = {"podSelector": {"matchLabels": dict(policy.selector)}, "policyTypes": []}
-    for direction, side in ((Direction.INGRESS, "from"), (Direction.EGRESS, "to")):
-        rules = policy.rules(direction)
-        if rules is None:
-            continue
+    for direction, rules in _directions(policy):
         spec["policyTypes"].append(direction.capitalize())
         spec[str(direction)] = [
             {
-                side: [_v1_peer(peer) for peer in rule.peers],
+                direction.side: [_v1_peer(peer) for peer in rule.peers],
                 "ports": [{"protocol": p, "port": n} for p, n in rule.ports],
             }
             for rule in rules
@@ -38,25 +37,30 @@ def _network_policy(policy: SuggestedPolicy) -> dict[str, Any]:
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 
 
+def _directions(policy: SuggestedPolicy) -> Iterator[tuple[Direction, list[SuggestedRule]]]:
+    """Those it has something to say of, in the manifests' order."""
+    for direction in (Direction.INGRESS, Direction.EGRESS):
+        rules = policy.rules(direction)
+        if rules is not None:
+            yield direction, rules
+
+
 def _v1_peer(peer: PeerOf) -> dict[str, Any]:
     if peer.network:
         return {"ipBlock": {"cidr": peer.network}}
     found: dict[str, Any] = {"podSelector": {"matchLabels": dict(peer.labels)}}
     if peer.namespace:
-        found["namespaceSelector"] = {"matchLabels": {NAME: peer.namespace}}
+        found["namespaceSelector"] = {"matchLabels": {NAMESPACE_LABEL: peer.namespace}}
     return found
 
 
 def _cilium(policy: SuggestedPolicy) -> dict[str, Any]:
     spec: dict[str, Any] = {"endpointSelector": {"matchLabels": dict(policy.selector)}}
-    for direction, side in ((Direction.INGRESS, "from"), (Direction.EGRESS, "to")):
-        rules = policy.rules(direction)
-        if rules is None:
-            continue
+    for direction, rules in _directions(policy):
         # an empty rule: nothing is allowed, and the direction is isolated
-        spec[str(direction)] = [found for rule in rules for found in _cilium_rules(rule, policy.namespace, side)] or [
-            {}
-        ]
+        spec[str(direction)] = [
+            found for rule in rules for found in _cilium_rules(rule, policy.namespace, direction.side)
+        ] or [{}]
     metadata = {"name": policy.name, "namespace": policy.namespace}
     return {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": metadata, "spec": spec}
 
@@ -69,8 +73,8 @@ def _cilium_rules(rule: SuggestedRule, namespace: str, side: str) -> list[dict[s
         for peer in rule.peers
         if not peer.network
     ]
-    networks = [peer.network for peer in rule.peers if peer.network and not peer.says.startswith(("node ", "a node"))]
-    nodes = any(peer.says.startswith(("node ", "a node")) for peer in rule.peers)
+    networks = [peer.network for peer in rule.peers if peer.network and not peer.node]
+    nodes = any(peer.node for peer in rule.peers)
     found: list[dict[str, Any]] = []
     if pods:
         found.append({f"{side}Endpoints": pods, "toPorts": ports})
@@ -86,19 +90,20 @@ def _cluster(policy: SuggestedPolicy) -> dict[str, Any]:
     """Accept what was seen, then deny the rest: its tier has no isolation of its own."""
     subject = _pods(policy.namespace, policy.selector)
     spec: dict[str, Any] = {"tier": "Admin", "priority": PRIORITY, "subject": subject}
-    for direction, side in ((Direction.INGRESS, "from"), (Direction.EGRESS, "to")):
-        rules = policy.rules(direction)
-        if rules is None:
-            continue
+    for direction, rules in _directions(policy):
         found = [
-            {"action": "Accept", side: peers, "protocols": [{p.lower(): {"destinationPort": {"number": n}}} for p, n in rule.ports]}
+            {
+                "action": "Accept",
+                direction.side: peers,
+                "protocols": [{p.lower(): {"destinationPort": {"number": n}}} for p, n in rule.ports],
+            }
             for rule in rules
             if (peers := _cluster_peers(rule, policy.namespace, direction))
-        ]  # fmt: skip
+        ]
         everything: list[dict[str, Any]] = [{"namespaces": {}}]
         if direction is Direction.EGRESS:
             everything.append({"networks": ["0.0.0.0/0", "::/0"]})
-        spec[str(direction)] = [*found, {"action": "Deny", side: everything}]
+        spec[str(direction)] = [*found, {"action": "Deny", direction.side: everything}]
     return {
         "apiVersion": "policy.networking.k8s.io/v1alpha2",
         "kind": "ClusterNetworkPolicy",
@@ -117,7 +122,7 @@ def _cluster_peers(rule: SuggestedRule, namespace: str, direction: Direction) ->
 
 
 def _pods(namespace: str, labels: Labels) -> dict[str, Any]:
-    namespaces = {"matchLabels": {NAME: namespace}}
+    namespaces = {"matchLabels": {NAMESPACE_LABEL: namespace}}
     return {"pods": {"namespaceSelector": namespaces, "podSelector": {"matchLabels": dict(labels)}}}
 
 
@@ -168,31 +173,15 @@ def _evidence(rule: SuggestedRule) -> list[str]:
         known = ", ".join(sorted({"/".join(how) for how in edge.known if any(how)}))
         failed = f", {edge.failed} failed" if edge.failed else ""
         key = edge.key
-        counts = (
-            f"{edge.connections} connections{failed}, {size(edge.bytes)}, {moment(edge.first)} to {moment(edge.last)}"
-        )
+        counts = f"{edge.connections} connections{failed}, {bytes_text(edge.bytes)}, {moment(edge.first)} to {moment(edge.last)}"
         names = f"; names by {known}" if known else ""
         lines.append(f"{key.source} -> {key.destination}:{key.port} {key.protocol}: {counts}{names}")
     lines += [f"{peer.network}: {peer.says}" for peer in rule.peers if peer.network]
     return lines
 
 
-def size(count: int) -> str:
-    """1.2 MB"""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return ""
-
-
 def moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def labels_text(labels: Labels) -> str:
-    return ",".join(f"{key}={value}" for key, value in labels)
 
 
 def suggestion_json(suggestion: Suggestion, form: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ CHURNY = (
 """Labels that the next pod of the workload will not have."""
 VERSIONED = ("version", "app.kubernetes.io/version", "helm.sh/chart", "chart", "release-version")
 """Labels that the next version will not have: left out unless nothing else tells it apart."""
-NAME = "kubernetes.io/metadata.name"
 DNS_PORT = 53
 API_PORTS = (443, 6443)
 API_SERVER = "kubernetes.default.svc"
@@ -38,6 +37,8 @@ class PeerOf:
     namespace: str = ""
     network: str = ""
     says: str = ""
+    node: bool = False
+    """The network is a node's."""
 
 
 @dataclass(slots=True)
@@ -108,7 +109,7 @@ def suggest(
             _suggest_direction(found, direction, edges, cluster, workloads, evaluator, result.warnings)
         if found.ingress is None and found.egress is None:
             continue
-        _warn(found, result.warnings)
+        _note(found)
         result.policies.append(found)
     return result
 
@@ -142,7 +143,7 @@ def _fewest(candidate: set[tuple[str, str]], pods: list[Pod], cluster: Cluster) 
 def _workloads(cluster: Cluster) -> dict[tuple[str, str], list[Pod]]:
     found: dict[tuple[str, str], list[Pod]] = defaultdict(list)
     for pod in cluster.pods:
-        found[pod.namespace, pod.owner or pod.name].append(pod)
+        found[pod.namespace, pod.workload].append(pod)
     return dict(found)
 
 
@@ -156,13 +157,8 @@ def _suggest_direction(
     groups: dict[tuple[PeerOf, str], dict[tuple[str, int], list[Edge]]] = {}
     for edge in edges:
         for pair in edge.pairs.values():
-            near, far = pair.traffic.destination, pair.traffic.source
-            if direction is Direction.EGRESS:
-                near, far = far, near
-            if near.pod is None or (near.pod.namespace, near.pod.owner or near.pod.name) != (
-                found.namespace,
-                found.workload,
-            ):
+            near, far = pair.traffic.ends(direction)
+            if near.pod is None or (near.pod.namespace, near.pod.workload) != (found.namespace, found.workload):
                 continue
             if not pair.connections:
                 if edge not in found.failed and not edge.connections:
@@ -171,11 +167,10 @@ def _suggest_direction(
             if far.pod is not None and far.pod == near.pod:
                 continue
             if far.node is not None and far.node.name == near.pod.node:
-                way = "from" if direction is Direction.INGRESS else "to"
-                own = f"{pair.connections} connections {way} its own node (probes): always allowed"
+                own = f"{pair.connections} connections {direction.side} its own node (probes): always allowed"
                 found.notes.append(f"port {pair.traffic.port}: {own}")
                 continue
-            if isolated and _allowed_by(evaluator, pair.traffic, direction):
+            if isolated and evaluator.side(pair.traffic, direction)[0] is Verdict.ALLOWED:
                 continue
             peer = _peer(found.namespace, far, cluster, workloads, warnings)
             if peer is None:
@@ -192,10 +187,6 @@ def _suggest_direction(
         found.ingress = rules
     else:
         found.egress = rules
-
-
-def _allowed_by(evaluator: Evaluator, traffic: Traffic, direction: Direction) -> bool:
-    return evaluator.side(traffic, direction)[0] is Verdict.ALLOWED
 
 
 def _merged(groups: dict[tuple[PeerOf, str], dict[tuple[str, int], list[Edge]]]) -> list[SuggestedRule]:
@@ -221,7 +212,7 @@ def _peer(
 ) -> PeerOf | None:
     pod = far.pod
     if pod is not None and not pod.host_network:
-        pods = workloads.get((pod.namespace, pod.owner or pod.name))
+        pods = workloads.get((pod.namespace, pod.workload))
         selector = selector_for(pods, cluster) if pods else None
         if selector is None:
             # it has gone since, or cannot be told apart: by the labels it had
@@ -234,20 +225,14 @@ def _peer(
                 return None
             selector = lasting
         return PeerOf(selector, "" if pod.namespace == namespace else pod.namespace, says=pod.title)
-    node = far.node or next((n for n in cluster.nodes if far.address in n.addresses), None)
-    if node is not None or (pod is not None and pod.host_network):
-        if far.address is None:
-            return None
-        said = f"node {node.name}" if node else "a node"
-        return PeerOf(network=_host(far), says=said + (f", {pod.title} in its network" if pod else ""))
     if far.address is None:
         return None
-    return PeerOf(network=_host(far), says=far.names[0] if far.names else "outside")
-
-
-def _host(end: End) -> str:
-    assert end.address is not None
-    return f"{end.address}/{end.address.max_prefixlen}"
+    network = f"{far.address}/{far.address.max_prefixlen}"
+    node = far.node or next((n for n in cluster.nodes if far.address in n.addresses), None)
+    if node is not None or pod is not None:
+        said = f"node {node.name}" if node else "a node"
+        return PeerOf(network=network, says=said + (f", {pod.title} in its network" if pod else ""), node=True)
+    return PeerOf(network=network, says=far.names[0] if far.names else "outside")
 
 
 def _reason(traffic: Traffic, far: End, direction: Direction) -> str:
@@ -259,13 +244,14 @@ def _reason(traffic: Traffic, far: End, direction: Direction) -> str:
         and (far.node is not None or API_SERVER in far.names)
     ):
         return "the API server"
-    name = (far.pod.owner or far.pod.name) if far.pod else ""
+    name = far.pod.workload if far.pod else ""
     if direction is Direction.INGRESS and any(name.startswith(scraper) for scraper in SCRAPERS):
         return "scraping"
     return ""
 
 
-def _warn(found: SuggestedPolicy, warnings: list[str]) -> None:
+def _note(found: SuggestedPolicy) -> None:
+    """What one should know before it is applied."""
     if versioned := [key for key, _ in found.selector if key in VERSIONED]:
         found.notes.append(
             f"told apart by {', '.join(versioned)}: the next version needs a policy of its own, or another label"

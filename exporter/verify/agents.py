@@ -80,6 +80,9 @@ def _pair(counts: dict[str, int]) -> Counts:
 class Agents:
     """A source (trial.py): several agents, each compared with what it said itself before."""
 
+    exhausted = past = False
+    """There is always more to come."""
+
     def __init__(self, agents: Sequence[tuple[str, Ask]], arms: Arms, slower_than_s: float = 0.0) -> None:
         self._agents = agents
         self._arms = arms
@@ -97,8 +100,6 @@ class Agents:
             nothing = Reading(before.at, before.bounds, {}, epoch=before.epoch)
             histories.append(difference(nothing, before))
         return merge(histories) if histories else None
-
-    exhausted = past = False
 
     def take(self, *, last: bool = False) -> list[Interval]:
         """What happened since the last time; nothing when no agent answers. `last`: with what the kernels have now."""

@@ -30,6 +30,8 @@ STALE_S = 300.0
 SETTLED_S = 2.0
 """A sample is there so long after its time."""
 _LOST = "sidelight_lost_total"
+SeriesKey = tuple[str, frozenset[tuple[str, str]]]
+"""Arm and labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,24 +151,15 @@ class Prometheus:
         return [difference(before, after) for before, after in pairwise(taken)]
 
     def _series(self, end: float, span_s: float, arms: tuple[str, ...] = ARMS) -> list[Series]:
-        found: dict[tuple[str, frozenset[tuple[str, str]]], Series] = {}
+        found: dict[SeriesKey, Series] = {}
         for arm in arms:
             selector = self._arms.baseline if arm == "baseline" else self._arms.canary
             until = end - (self._offset_s if arm == "baseline" else 0.0)
             for name, side, reporter in _wanted():
                 for labels in matchers(self._arms, selector, side):
-                    self._fetch(found, arm, f'{{__name__=~"{name}",reporter="{reporter}",{labels}}}', until, span_s)
+                    wanted = f'{{__name__=~"{name}",reporter="{reporter}",{labels}}}'
+                    fetch(found, self._api, arm, wanted, until - span_s, until)
         return list(found.values())
-
-    def _fetch(self, found: dict[Any, Series], arm: str, selector: str, until: float, span_s: float) -> None:
-        """The samples of the span, before them the last one from before it."""
-        start = until - span_s
-        for row in self._api.query(f"last_over_time({selector}[{BEFORE}])", start):
-            _put(found, arm, row["metric"], [(start, float(row["value"][1]))])
-        if span_s:
-            for row in self._api.query(f"{selector}[{max(1, math.ceil(span_s))}s]", until):
-                samples = [(float(at), float(value)) for at, value in row["values"] if float(at) > start]
-                _put(found, arm, row["metric"], samples)
 
     def _lost(self, edges: list[float]) -> list[int]:
         span_s = math.ceil(edges[-1] - edges[0] + STALE_S)
@@ -192,7 +185,17 @@ def _wanted() -> list[tuple[str, str, str]]:
     ]
 
 
-def _put(found: dict[Any, Series], arm: str, labels: Labels, samples: Samples) -> None:
+def fetch(found: dict[SeriesKey, Series], api: Api, arm: str, selector: str, start: float, end: float) -> None:
+    """Adds the samples from a time to another, before them the last one from before. Raises SidelightError."""
+    for row in api.query(f"last_over_time({selector}[{BEFORE}])", start):
+        _put(found, arm, row["metric"], [(start, float(row["value"][1]))])
+    if end > start:
+        for row in api.query(f"{selector}[{max(1, math.ceil(end - start))}s]", end):
+            samples = [(float(at), float(value)) for at, value in row["values"] if float(at) > start]
+            _put(found, arm, row["metric"], samples)
+
+
+def _put(found: dict[SeriesKey, Series], arm: str, labels: Labels, samples: Samples) -> None:
     key = (arm, frozenset(labels.items()))
     known = found.get(key)
     if known is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,8 +95,6 @@ def load(path: Path) -> dict[str, Any]:
 
 def summary(verdict: Verdict, document: dict[str, Any]) -> dict[str, Any]:
     """What tools read: fields of the whole first, then each metric's."""
-    from dataclasses import asdict
-
     found = asdict(verdict)
     for metric in found["metrics"]:
         if metric["ratio_high"] == float("inf"):

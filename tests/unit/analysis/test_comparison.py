@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidelight.agent.closeup import REST
 from sidelight.agent.errors import ConfigError
-from sidelight.analysis.comparison import MOST_STRATA, REST, Settings, duration, rows_of, tolerance_of
+from sidelight.analysis.comparison import MOST_STRATA, Settings, rows_of, tolerance_of
 from sidelight.analysis.evidence import Tolerance
 from sidelight.analysis.readings import Key, Pod, Reading, difference, merge
 from tests.unit.analysis.builders import BOUNDS, PLAIN, comparison, exchanges, interval
@@ -106,7 +107,3 @@ def test_tolerances_as_written() -> None:
     for text in ("", "x", "x0.5", "1.5", "200pp", "-1pp", "x1e9", "pp", "x1.5x2"):
         with pytest.raises(ConfigError):
             tolerance_of(text)
-
-
-def test_durations_as_people_write_them() -> None:
-    assert [duration(s) for s in (1.05, 0.25, 0.00093)] == ["1.05 s", "250 ms", "930 µs"]

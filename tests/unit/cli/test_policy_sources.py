@@ -12,8 +12,9 @@ import pytest
 from sidelight.agent.errors import ConfigError
 from sidelight.analysis.policy.observed import edges_of
 from sidelight.analysis.policy.suggest import suggest
-from sidelight.cli.policy_sources import Objects, Reader, objects_of, read_documents
+from sidelight.cli.policy_sources import Objects, Reader, from_prometheus, objects_of, read_documents
 from sidelight.exporter.proto import flow_pb2, observer_pb2, sidelight_pb2
+from sidelight.exporter.verify.prometheus import Api
 from tests.unit.analysis.policy.world import documents
 
 SERVICE = {
@@ -93,7 +94,7 @@ def test_failures_ends_and_datagrams() -> None:
     assert [(o.failed, o.count, o.bytes, o.traffic.protocol) for o in found.observations] == [
         (False, 0, 12, "TCP"), (False, 1, 0, "TCP"), (True, 1, 0, "TCP"), (False, 1, 0, "UDP"),
     ]  # fmt: skip
-    assert found.lost == 9 and found.observations[2].retried == "refused"
+    assert found.lost == 9 and found.observations[2].reason == "refused"
 
 
 def test_identity_is_that_of_the_flow() -> None:
@@ -104,6 +105,39 @@ def test_identity_is_that_of_the_flow() -> None:
     old, node, outside = (seen.traffic.source for seen in found.observations)
     assert old.pod and old.pod.labels == (("pod", "old"),) and node.node and node.node.name == "n2"
     assert outside.pod is None and outside.node is None and str(outside.address) == "198.51.100.10"
+
+
+class Canned(Api):
+    """A Prometheus with these series: labels, value before the time, samples in it."""
+
+    series = (
+        ("y", "b", "n1", 10.0, [(100.0, 14.0), (150.0, 3.0)]),
+        ("y", "b", "n2", None, [(120.0, 2.0), (180.0, 5.0)]),
+        ("y", "c", "n2", 7.0, [(120.0, 7.0)]),
+        ("", "", "n2", 0.0, [(120.0, 9.0)]),
+        ("y", "b", "gone", 3.0, []),
+    )
+
+    def query(self, text: str, at: float) -> list[dict[str, Any]]:
+        rows = []
+        for namespace, workload, node, before, samples in self.series:
+            labels = {
+                "source_workload_namespace": "x", "source_workload": "a", "destination_workload_namespace": namespace,
+                "destination_workload": workload, "server_port": "80", "node": node,
+            }  # fmt: skip
+            if text.startswith("last_over_time"):
+                rows += [{"metric": labels, "value": [at, str(before)]}] if before is not None else []
+            elif samples:
+                rows.append({"metric": labels, "values": [[when, str(value)] for when, value in samples]})
+        return rows
+
+
+def test_connections_by_workload_from_a_prometheus() -> None:
+    """Resets and births are taken in; what has no name of a workload is lost; a series without news says nothing."""
+    found = from_prometheus(Canned("http://prometheus"), objects(), 110.0, 200.0)
+    seen = [(o.traffic.destination.title, o.traffic.port, o.count, o.at) for o in found.observations]
+    assert seen == [("y/b", 80, 4 + 3, 100.0), ("y/b", 80, 0, 150.0), ("y/b", 80, 5, 120.0), ("y/b", 80, 0, 180.0)]
+    assert found.lost == 9 and found.nodes == {"n1", "n2"}
 
 
 def test_files_of_objects(tmp_path: Path) -> None:
