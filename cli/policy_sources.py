@@ -8,18 +8,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from sidelight.agent.errors import ConfigError, SidelightError
 from sidelight.analysis.policy.model import Address, Cluster, End, Labels, Pod, Policy, Traffic, labels_of
-from sidelight.analysis.policy.objects import KINDS, cluster_of, policy_of
+from sidelight.analysis.policy.objects import KINDS, as_the_api_has_it, cluster_of, namespace_of, policy_of
 from sidelight.analysis.policy.observed import Observation
 from sidelight.exporter.detail import detail_of
 from sidelight.exporter.proto import flow_pb2, observer_pb2
 from sidelight.exporter.verify.prometheus import Api, SeriesKey, fetch
 from sidelight.exporter.verify.series import Series, along
+from sidelight.identity.objects import timestamp
 
 PATHS = {
     "/api/v1/namespaces": "Namespace",
@@ -29,12 +30,13 @@ PATHS = {
     "/apis/discovery.k8s.io/v1/endpointslices": "EndpointSlice",
     "/apis/networking.k8s.io/v1/networkpolicies": "NetworkPolicy",
     "/apis/batch/v1/cronjobs": "CronJob",
+    "/apis/batch/v1/jobs": "Job",
     "/apis/policy.networking.k8s.io/v1alpha1/adminnetworkpolicies": "AdminNetworkPolicy",
     "/apis/policy.networking.k8s.io/v1alpha1/baselineadminnetworkpolicies": "BaselineAdminNetworkPolicy",
     "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies": "ClusterNetworkPolicy",
     "/apis/policy.networking.k8s.io/v1beta1/clusternetworkpolicies": "ClusterNetworkPolicy",
 }
-OPTIONAL = frozenset(path for path in PATHS if "policy.networking" in path or "cronjobs" in path)
+OPTIONAL = frozenset(path for path in PATHS if "policy.networking" in path or "/batch/" in path)
 MOST_BYTES = 512 << 20
 _SERVERS = ("peer-cgroup", "listener")
 """The server's end, on the same node, reports the connection too where its name was known so."""
@@ -67,9 +69,10 @@ class Objects:
 
 
 def objects_of(documents: Iterable[dict[str, Any]]) -> Objects:
-    """Raises ConfigError for a policy that the API server would not take."""
+    """Raises ConfigError for what the API server would not take."""
     documents = list(documents)
     found = Objects(cluster_of(documents))
+    born: dict[tuple[str, str], float] = {}
     titles: set[str] = set()
     for document in documents:
         if document.get("kind") in KINDS:
@@ -77,21 +80,19 @@ def objects_of(documents: Iterable[dict[str, Any]]) -> Objects:
             if policy.title not in titles:  # the API server tells of one in each version it serves
                 titles.add(policy.title)
                 found.policies.append(policy)
-        elif document.get("kind") == "CronJob":
-            meta = document["metadata"]
-            last = (document.get("status") or {}).get("lastScheduleTime")
-            found.cron_jobs[f"{meta.get('namespace', 'default')}/{meta['name']}"] = _seconds(last)
-        elif document.get("kind") == "Service":
-            _add_service(found, document)
-        elif document.get("kind") == "EndpointSlice":
-            _add_endpoints(found, document)
-    born = {
-        (d["metadata"].get("namespace") or "default", d["metadata"]["name"]): _seconds(
-            d["metadata"].get("creationTimestamp")
-        )
-        for d in documents
-        if d.get("kind") == "Pod"
-    }
+            continue
+        with as_the_api_has_it(document):
+            if document.get("kind") == "CronJob":
+                last = (document.get("status") or {}).get("lastScheduleTime")
+                name = f"{namespace_of(document)}/{document['metadata']['name']}"
+                found.cron_jobs[name] = timestamp(last) or 0.0
+            elif document.get("kind") == "Service":
+                _add_service(found, document)
+            elif document.get("kind") == "EndpointSlice":
+                _add_endpoints(found, document)
+            elif document.get("kind") == "Pod":
+                meta = document["metadata"]
+                born[namespace_of(document), meta["name"]] = timestamp(meta.get("creationTimestamp")) or 0.0
     for pod in found.cluster.pods:
         at = born.get((pod.namespace, pod.name), 0.0)
         found.began[pod.title] = min(found.began.get(pod.title, at), at)
@@ -99,9 +100,8 @@ def objects_of(documents: Iterable[dict[str, Any]]) -> Objects:
 
 
 def _add_endpoints(objects: Objects, document: dict[str, Any]) -> None:
-    meta = document["metadata"]
-    service = (meta.get("labels") or {}).get("kubernetes.io/service-name", "")
-    found = objects.endpoints.setdefault((meta.get("namespace", "default"), service), [])
+    service = (document["metadata"].get("labels") or {}).get("kubernetes.io/service-name", "")
+    found = objects.endpoints.setdefault((namespace_of(document), service), [])
     if document.get("addressType") == "FQDN":
         return
     for endpoint in document.get("endpoints") or ():
@@ -109,7 +109,7 @@ def _add_endpoints(objects: Objects, document: dict[str, Any]) -> None:
 
 
 def _add_service(objects: Objects, document: dict[str, Any]) -> None:
-    spec, namespace = document.get("spec") or {}, document["metadata"].get("namespace", "default")
+    spec, namespace = document.get("spec") or {}, namespace_of(document)
     addresses = [text for text in spec.get("clusterIPs") or [spec.get("clusterIP")] if text and text != "None"]
     for text in addresses:
         for port in spec.get("ports") or ():
@@ -118,13 +118,13 @@ def _add_service(objects: Objects, document: dict[str, Any]) -> None:
             objects.services.setdefault(ipaddress.ip_address(text), []).append(service)
 
 
-def _seconds(text: str | None) -> float:
-    from datetime import datetime
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Times are text, as in JSON."""
 
-    try:
-        return datetime.fromisoformat((text or "").replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return 0.0
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def read_documents(path: Path) -> Iterator[dict[str, Any]]:
@@ -138,8 +138,7 @@ def read_documents(path: Path) -> Iterator[dict[str, Any]]:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{path} is larger than {MOST_BYTES >> 20} MB")
         text = path.read_text("utf-8")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, loader))
+        documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, _Loader))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -151,7 +150,10 @@ def read_documents(path: Path) -> Iterator[dict[str, Any]]:
             raise ConfigError(f"{path}: not Kubernetes objects")
         if str(document.get("kind", "")).endswith("List"):
             kind = str(document["kind"]).removesuffix("List")
-            yield from ({"kind": kind, **item} if kind else item for item in document.get("items") or ())
+            items = document.get("items") or []
+            if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+                raise ConfigError(f"{path}: not a list of Kubernetes objects")
+            yield from ({"kind": kind, **item} if kind else item for item in items)
         else:
             yield document
 

@@ -49,18 +49,6 @@ def _packed(container_id: str) -> bytes:
         return container_id.encode()
 
 
-def _timestamp(text: str | None) -> float | None:
-    """Seconds of an RFC 3339 time; None for anything else."""
-    if not text:
-        return None
-    from datetime import datetime
-
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-    except ValueError:
-        return None
-
-
 class Index:
     """The cluster as the watches tell it."""
 
@@ -244,7 +232,7 @@ class Index:
         if before and before.identity.node:
             return before.born
         created = min(
-            at, _timestamp(pod.metadata.creation_timestamp) or at
+            at, objects.timestamp(pod.metadata.creation_timestamp) or at
         )  # never in our future, whatever its clock says
         return max(created, at - WATCH_LAG_S) if before or at - created < FRESH_S else min(at, created)
 

@@ -6,6 +6,8 @@ API reference (core/v1 Pod, Service, Node, Namespace; discovery.k8s.io/v1 Endpoi
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 OWN_ANNOTATIONS = (
@@ -13,6 +15,14 @@ OWN_ANNOTATIONS = (
     "kubernetes.io/config.hash",
     "resource.opentelemetry.io/service.name",
 )
+
+
+def timestamp(text: str | None) -> float | None:
+    """Seconds since the epoch of an RFC 3339 time; None for anything else."""
+    try:
+        return datetime.fromisoformat((text or "").replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return None
 
 
 class _Slim(msgspec.Struct, frozen=True, rename="camel", gc=False):

@@ -34,7 +34,7 @@ class Workloads:
     def identity(self, pod: objects.Pod) -> Identity:
         meta = pod.metadata
         labels = meta.labels or {}
-        workload, kind = self._workload(pod)
+        workload, kind = self.workload(pod)
         app = labels.get("app.kubernetes.io/name") or labels.get("app") or labels.get("k8s-app") or workload
         version = labels.get("app.kubernetes.io/version") or labels.get("version") or ""
         once = sys.intern
@@ -84,7 +84,7 @@ class Workloads:
                     return labels[key]
         return workload or meta.name
 
-    def _workload(self, pod: objects.Pod) -> tuple[str, str]:
+    def workload(self, pod: objects.Pod) -> tuple[str, str]:
         """(name, kind) of the topmost owner; a bare pod is its own, a static pod too, without the node in its name."""
         meta = pod.metadata
         owner = _controller(meta)

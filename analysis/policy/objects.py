@@ -7,9 +7,12 @@ with a field that is not known is kept as such: it fails closed.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from sidelight.agent.errors import ConfigError
 from sidelight.analysis.policy.model import (
@@ -30,6 +33,8 @@ from sidelight.analysis.policy.model import (
     Tier,
     labels_of,
 )
+from sidelight.identity import objects as slim
+from sidelight.identity.workloads import MetricOptions, Workloads
 
 KINDS = ("NetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy", "ClusterNetworkPolicy")
 _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, "Pass": Action.PASS}
@@ -44,18 +49,34 @@ def policy_of(document: dict[str, Any]) -> Policy:
     name = meta.get("name")
     if kind not in KINDS or not isinstance(name, str) or not name:
         raise ConfigError(f"not a network policy: kind {kind!r}, name {name!r}")
-    spec = document.get("spec")
-    title = f"{kind} {name}"
-    if not isinstance(spec, dict):
-        raise ConfigError(f"{title}: it has no spec")
-    try:
+    with as_the_api_has_it(document):
+        spec = document.get("spec")
+        if not isinstance(spec, dict):
+            raise ConfigError("it has no spec")
         if kind == "NetworkPolicy":
-            return _namespaced(name, str(meta.get("namespace") or "default"), spec)
+            return _namespaced(name, namespace_of(document), spec)
         return _cluster_wide(kind, name, spec)
+
+
+@contextmanager
+def as_the_api_has_it(document: dict[str, Any]) -> Iterator[None]:
+    """What goes wrong in reading an object is a ConfigError that names it."""
+    try:
+        yield
     except ConfigError as error:
-        raise ConfigError(f"{title}: {error}") from None
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
-        raise ConfigError(f"{title}: not as the API has it: {error}") from None
+        raise ConfigError(f"{_title(document)}: {error}") from None
+    except (TypeError, AttributeError, KeyError, ValueError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{_title(document)}: not as the API has it: {error}") from None
+
+
+def _title(document: dict[str, Any]) -> str:
+    meta = document.get("metadata")
+    name = meta.get("name") if isinstance(meta, dict) else None
+    return f"{document.get('kind')} {name or 'without a name'}"[:300]
+
+
+def namespace_of(document: dict[str, Any]) -> str:
+    return str(document["metadata"].get("namespace") or "default")
 
 
 # -- NetworkPolicy -------------------------------------------------------------------------------------------------
@@ -295,22 +316,37 @@ def _network(text: Any) -> Network:
 
 
 def cluster_of(documents: Iterable[dict[str, Any]]) -> Cluster:
-    """Pods, namespaces and nodes out of any objects. Pods that have ended are left out."""
-    found = Cluster()
+    """Pods, namespaces and nodes out of any objects. Pods that have ended are left out.
+
+    Workloads are named as agents name them, by Jobs and ReplicaSets where those are among the objects. Raises ConfigError.
+    """
+    documents, found = list(documents), Cluster()
+    workloads = Workloads("", MetricOptions(), {})
     for document in documents:
-        meta, kind = document.get("metadata") or {}, document.get("kind")
-        labels = labels_of(meta.get("labels"))
-        if kind == "Namespace":
-            found.namespaces[meta["name"]] = labels_of({NAMESPACE_LABEL: meta["name"]} | dict(labels))
-        elif kind == "Node":
-            addresses = ((document.get("status") or {}).get("addresses")) or ()
-            found.nodes.append(Node(meta["name"], labels, _addresses(a.get("address") for a in addresses)))
-        elif kind == "Pod" and (document.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
-            found.pods.append(_pod(document))
+        if document.get("kind") in ("ReplicaSet", "Job"):
+            with as_the_api_has_it(document):
+                owner = msgspec.convert(document, slim.OnlyMeta)
+                if owner.metadata.uid:
+                    workloads.put_owner(owner)
+    for document in documents:
+        with as_the_api_has_it(document):
+            _add(found, document, workloads)
     return found
 
 
-def _pod(document: dict[str, Any]) -> Pod:
+def _add(found: Cluster, document: dict[str, Any], workloads: Workloads) -> None:
+    meta, kind = document.get("metadata") or {}, document.get("kind")
+    labels = labels_of(meta.get("labels"))
+    if kind == "Namespace":
+        found.namespaces[meta["name"]] = labels_of({NAMESPACE_LABEL: meta["name"]} | dict(labels))
+    elif kind == "Node":
+        addresses = ((document.get("status") or {}).get("addresses")) or ()
+        found.nodes.append(Node(meta["name"], labels, _addresses(a.get("address") for a in addresses)))
+    elif kind == "Pod" and (document.get("status") or {}).get("phase") not in ("Succeeded", "Failed"):
+        found.pods.append(_pod(document, workloads))
+
+
+def _pod(document: dict[str, Any], workloads: Workloads) -> Pod:
     meta, spec, status = document["metadata"], document.get("spec") or {}, document.get("status") or {}
     containers = [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
     ports = tuple(
@@ -319,13 +355,10 @@ def _pod(document: dict[str, Any]) -> Pod:
         for port in container.get("ports") or ()
         if port.get("name")
     )
-    owner = next((o for o in meta.get("ownerReferences") or () if o.get("controller")), None)
-    name = owner["name"] if owner else meta["name"]
-    if owner and owner["kind"] == "ReplicaSet":
-        name = name.rpartition("-")[0] or name
+    name, _ = workloads.workload(msgspec.convert({"metadata": meta}, slim.Pod))
     addresses = [entry.get("ip") for entry in status.get("podIPs") or ()] or [status.get("podIP")]
     return Pod(
-        meta["name"], meta.get("namespace") or "default", labels_of(meta.get("labels")), _addresses(addresses), ports,
+        meta["name"], namespace_of(document), labels_of(meta.get("labels")), _addresses(addresses), ports,
         spec.get("nodeName") or "", bool(spec.get("hostNetwork")), name,
     )  # fmt: skip
 

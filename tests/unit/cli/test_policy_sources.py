@@ -155,6 +155,30 @@ def test_files_of_objects(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "Service", "metadata": {"name": "s"}, "spec": {"clusterIP": "nonsense", "ports": [{"port": 80}]}},
+        {"kind": "Service", "metadata": {"name": "s"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{}]}},
+        {"kind": "EndpointSlice", "metadata": {"name": "e"}, "endpoints": [{"addresses": ["nonsense"]}]},
+        {"kind": "CronJob", "metadata": {}},
+    ],
+)
+def test_what_is_malformed(document: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"^{document['kind']} .*: not as the API has it: "):
+        objects(document)
+
+
+def test_lists_of_what_is_none_and_times_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "objects.yaml"
+    for text in ("kind: List\nitems: 3\n", "kind: List\nitems: [3]\n", "kind: PodList\nitems: [a]\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            list(read_documents(path))
+    path.write_text("kind: CronJob\nmetadata: {name: j}\nstatus: {lastScheduleTime: 2026-01-01T00:00:00Z}\n")
+    assert objects_of(read_documents(path)).cron_jobs == {"default/j": 1767225600.0}
+
+
 def test_jobs_that_run_now_and_then() -> None:
     job = {
         "kind": "CronJob",
