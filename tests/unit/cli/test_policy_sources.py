@@ -140,6 +140,22 @@ def test_connections_by_workload_from_a_prometheus() -> None:
     assert found.lost == 9 and found.nodes == {"n1", "n2"}
 
 
+def test_what_a_cron_jobs_pod_did_is_its_cron_jobs() -> None:
+    """Agents name its workload by the CronJob; so do objects, or what was seen would belong to nobody."""
+    controller = {"controller": True, "uid": "1"}
+    job = {"kind": "Job", "metadata": {"name": "j-29", "namespace": "x", "uid": "1", "ownerReferences": [{"kind": "CronJob", "name": "j", "uid": "2", "controller": True}]}}  # fmt: skip
+    pod = {
+        "kind": "Pod", "metadata": {"name": "j-29-p", "namespace": "x", "labels": {"pod": "j-29-p"}, "ownerReferences": [{"kind": "Job", "name": "j-29", **controller}]},
+        "spec": {"nodeName": "n1"}, "status": {"phase": "Running", "podIPs": [{"ip": "10.1.0.9"}]},
+    }  # fmt: skip
+    known = objects(job, pod)
+    seen = flow("x/j-29-p@10.1.0.9", B, 80)
+    seen.flow.source.workloads[0].name = "j"
+    suggestion = suggest(edges_of(Reader(known).read([seen]).observations), known.cluster, (), ["x"])
+    (policy,) = [found for found in suggestion.policies if found.workload.startswith("j")]
+    assert policy.workload == "j" and [rule.ports for rule in policy.egress or ()] == [(("TCP", 80),)]
+
+
 def test_files_of_objects(tmp_path: Path) -> None:
     (tmp_path / "all.json").write_text(json.dumps({"kind": "List", "items": documents()}))
     (tmp_path / "pods.yaml").write_text(
